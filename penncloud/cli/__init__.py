@@ -1,0 +1,1 @@
+"""The `penncloud` command."""

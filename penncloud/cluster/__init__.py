@@ -1,0 +1,1 @@
+"""The processes of one host: topology, launcher and the agent that supervises them."""

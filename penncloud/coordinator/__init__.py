@@ -1,0 +1,1 @@
+"""The source of truth for nodes and tablets: state machine, failure detector, and their driver."""

@@ -1,0 +1,1 @@
+"""The storage engine: what holds a storage server's tablets on disk."""

@@ -1,0 +1,1 @@
+"""Which tablet holds a row, and which server holds a tablet. Pure."""

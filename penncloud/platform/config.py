@@ -1,0 +1,168 @@
+"""Configuration: one TOML file per host with a section per role, or the same keys as options.
+
+Each section is a msgspec struct: its fields are the keys, their defaults stand beside them with unit
+and reason, and a key that is not a field is an error. `etc/penncloud.example.toml` is the commented
+example; a test keeps it equal to the structs.
+
+A process reads `[cluster]` and the section of its role. Options of the command line are applied last:
+`--heartbeat-ms 200` is the key `heartbeat_ms` of the role's section, `--cluster-domain example.org` the
+key `domain` of `[cluster]`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from penncloud.platform.errors import ConfigurationError
+
+
+class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One `[section]` of the file."""
+
+
+class Cluster(Section):
+    """What every process of a cluster has in common."""
+
+    # host:port of every coordinator; roles may start in any order and keep trying.
+    coordinators: list[str] = msgspec.field(default_factory=list)
+    # The mail domain: user@domain.
+    domain: str = "penncloud"
+    # File with the cluster's shared secret (any bytes); internal calls are refused without it.
+    # Empty: none asked, which only a loopback-only cluster may do.
+    secret_file: str = ""
+    # Copies of each tablet. The seeds' groups of three.
+    replication_factor: int = 3
+    # "2pc": acknowledged when durable on every member; "async": after the primary's own disk.
+    replication: Literal["2pc", "async"] = "2pc"
+
+
+class Role(Section):
+    """What every role has: who and where it is."""
+
+    # Unique in the cluster, stays the same over restarts, e.g. "storage-1".
+    id: str = ""
+    # Address to listen on; also what others are told, unless `advertise` is set.
+    host: str = "127.0.0.1"
+    # Address that others (and browsers) are told, where it differs from `host` (NAT, 0.0.0.0).
+    advertise: str = ""
+    # Prometheus metrics and /healthz over HTTP on `host`; 0 means none.
+    metrics_port: int = 0
+    # The agent that supervises this process, host:port; empty when something else does.
+    agent: str = ""
+
+    @property
+    def public_host(self) -> str:
+        return self.advertise or self.host
+
+
+class Coordinator(Role):
+    port: int = 8600
+    data_dir: str = "penncloud-data/coordinator"
+    # Pause between pings of a node, in milliseconds (seed 001).
+    heartbeat_ms: int = 100
+    # Missed pings after which a node is dead; it is suspected from the second on (seed 001).
+    dead_after_missed: int = 5
+    # Storage servers that must have registered before tablets are first assigned.
+    expect_storage: int = 3
+    # Tablets cut from the hash space at the very start; more come by splitting.
+    initial_tablets: int = 6
+
+
+class Storage(Role):
+    port: int = 8700
+    data_dir: str = "penncloud-data/storage"
+    # A tablet is split when it holds more than this (seeds: 50 MB).
+    split_bytes: int = 50_000_000
+    # Memtable size at which it is flushed and a checkpoint made.
+    memtable_bytes: int = 16 * 1024 * 1024
+    # Also checkpoint after so many writes; 0: by size only (seed 001 has 10).
+    checkpoint_writes: int = 0
+    # Bytes of SSTable blocks kept in memory.
+    block_cache_bytes: int = 32 * 1024 * 1024
+    # Requests of one connection that may be under way; more are not read until some are answered.
+    pipeline_depth: int = 256
+
+
+class Http(Role):
+    port: int = 8081
+    # Where browsers go when this frontend is to be left, e.g. "http://localhost:8080/".
+    lb_url: str = "http://localhost:8080/"
+    # A session ends so many hours after its last use.
+    session_hours: float = 24 * 14
+    # Largest upload, in bytes.
+    max_upload_bytes: int = 20 * 1024**3
+    # Names this frontend answers to besides its own address and localhost.
+    host_names: list[str] = msgspec.field(default_factory=list)
+    # Password of the first `admin` account. Empty: "password" on a loopback-only cluster, and an
+    # error at start-up anywhere else.
+    admin_password: str = ""
+
+
+class Smtp(Role):
+    port: int = 2500
+    # Largest message, in bytes (announced by SIZE).
+    max_message_bytes: int = 25 * 1024 * 1024
+    max_recipients: int = 1000
+    # DNS server for MX look-ups as host:port; empty: the system's.
+    resolver: str = ""
+    # Port of the outside mail servers; 25 unless a test or a provider wants another.
+    relay_port: int = 25
+    # host:port of a smart host that takes all outgoing mail; empty: by MX.
+    smart_host: str = ""
+    # Name given in EHLO and in Received; empty: the domain.
+    hostname: str = ""
+
+
+class Lb(Role):
+    port: int = 8080
+    mode: Literal["redirect", "proxy"] = "redirect"
+
+
+_S = TypeVar("_S", bound=Section)
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "cluster": Cluster,
+    "coordinator": Coordinator,
+    "storage": Storage,
+    "http": Http,
+    "smtp": Smtp,
+    "lb": Lb,
+}
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """The sections of a TOML file as plain dicts, each checked for unknown keys and types."""
+    try:
+        document = tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    for name, values in document.items():
+        if name not in SECTIONS:
+            accepted = ", ".join(f"[{known}]" for known in SECTIONS)
+            raise ConfigurationError(f"{path}: unknown section [{name}]; there are {accepted}")
+        section(SECTIONS[name], values, f"{path}: [{name}]")
+    return document
+
+
+def section(kind: type[_S], values: Any, where: str) -> _S:
+    """Check `values` against a section's struct; `where` begins the error message."""
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        text = str(error).replace("Object contains unknown field", "unknown key")
+        raise ConfigurationError(f"{where}: {text}") from error
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`host:port` (IPv6 hosts in brackets) as a pair."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 65536 or not host:
+        raise ConfigurationError(f"{text!r} is not an address: expected host:port")
+    return host.strip("[]"), int(port)

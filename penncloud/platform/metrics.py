@@ -1,0 +1,53 @@
+"""Metrics of one process, and the small HTTP site that shows them.
+
+Each node has a registry of its own (no module-level state), so that several nodes in one process do not
+mix. Names begin with `penncloud_` and end in their unit or `_total`; labels never hold a user or a path.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry that already counts what every process has: CPU, memory, file descriptors, GC."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+class _Metrics(Resource):
+    isLeaf = True
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode())
+        return generate_latest(self._registry)
+
+
+class _Healthy(Resource):
+    """Answers while the reactor turns: that is what it says."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        return b"ok\n"
+
+
+def metrics_site(registry: CollectorRegistry, reactor: Any) -> Site:
+    """`/metrics` for Prometheus and `/healthz`."""
+    root = Resource()
+    root.putChild(b"metrics", _Metrics(registry))
+    root.putChild(b"healthz", _Healthy())
+    return Site(root, reactor=reactor)

@@ -1,0 +1,1 @@
+"""Peer-to-peer messages between PennCloud's own processes: framing, authentication, deadlines."""

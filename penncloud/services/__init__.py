@@ -1,0 +1,1 @@
+"""The domain rules of accounts, files, mail, chat and administration, over the table interface."""

@@ -1,0 +1,1 @@
+"""Mail from and to the outside world: the SMTP server and the relay."""

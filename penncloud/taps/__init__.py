@@ -1,0 +1,1 @@
+"""One module per role: the options of its `twistd` subcommand and the assembly of its service."""

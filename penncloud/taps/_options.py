@@ -1,0 +1,84 @@
+"""The options of a role: one for every key of its section and of `[cluster]`, and `--config`."""
+
+from __future__ import annotations
+
+from typing import Any, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+from twisted.python import usage
+
+from penncloud.platform.config import SECTIONS, Cluster, Role, read_file, section
+from penncloud.platform.errors import ConfigurationError
+
+
+def _parameters(kind: type[msgspec.Struct], prefix: str) -> list[list[Any]]:
+    rows = []
+    for field in msgspec.structs.fields(kind):
+        default = field.default
+        if default is msgspec.NODEFAULT:
+            default = ""
+        hint = f"[default: {default}]" if default not in ("", None) else ""
+        rows.append([prefix + field.name.replace("_", "-"), None, None, hint])
+    return rows
+
+
+def _apply(values: dict[str, Any], kind: type[msgspec.Struct], options: Any, prefix: str) -> None:
+    """Options given on the command line win over the file."""
+    hints = get_type_hints(kind)
+    for field in msgspec.structs.fields(kind):
+        text = options[prefix + field.name.replace("_", "-")]
+        if text is None:
+            continue
+        hint = hints[field.name]
+        is_list = get_origin(hint) is list
+        given: Any = [part for part in text.split(",") if part] if is_list else text
+        try:
+            wanted = get_args(hint)[0] if is_list and get_args(hint) else hint
+            convert = list[wanted] if is_list else hint  # type: ignore[valid-type]
+            values[field.name] = msgspec.convert(given, convert, strict=False)
+        except msgspec.ValidationError as error:
+            name = prefix + field.name.replace("_", "-")
+            raise usage.UsageError(f"--{name} {text}: {error}") from error
+
+
+def role_options(name: str, synopsis: str) -> type[usage.Options]:
+    """The Options class of the role whose section is `name`.
+
+    After parsing, `options.cluster` and `options.role` are the checked sections.
+    """
+    kind = SECTIONS[name]
+
+    class RoleOptions(usage.Options):
+        optParameters = [
+            ["config", "c", None, "TOML file with [cluster] and [" + name + "]"],
+            *_parameters(kind, ""),
+            *_parameters(Cluster, "cluster-"),
+        ]
+        cluster: Cluster
+        role: Role
+
+        def getSynopsis(self) -> str:
+            return synopsis
+
+        def postOptions(self) -> None:
+            try:
+                document = read_file(self["config"]) if self["config"] else {}
+                cluster = dict(document.get("cluster", {}))
+                role = dict(document.get(name, {}))
+                _apply(cluster, Cluster, self, "cluster-")
+                _apply(role, kind, self, "")
+                self.cluster = section(Cluster, cluster, "[cluster]")
+                self.role = cast(Role, section(kind, role, f"[{name}]"))
+                if not self.role.id:
+                    raise ConfigurationError(
+                        f"[{name}]: id: every server needs an id, as --id {name}-1"
+                    )
+                if not self.cluster.coordinators:
+                    raise ConfigurationError(
+                        "[cluster]: coordinators: at least one is needed,"
+                        " as --cluster-coordinators 127.0.0.1:8600"
+                    )
+            except ConfigurationError as error:
+                raise usage.UsageError(str(error)) from error
+
+    return RoleOptions

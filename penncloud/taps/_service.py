@@ -1,0 +1,137 @@
+"""What the five roles have in common as `twistd` services: the world they run in, start and stop.
+
+A role is a *node*: an object with `start()` and `stop()`, built from an `Environment` and its
+configuration. `RoleService` makes the real environment, starts the node and turns every error that an
+administrator can mend (`ConfigurationError`, a port that is taken) into one clear line and exit code 1.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from penncloud.platform.config import Cluster, Role
+from penncloud.platform.environment import Environment
+from penncloud.platform.errors import ConfigurationError
+from penncloud.platform.metrics import metrics_site, process_registry
+from penncloud.platform.threads import BoundedPool
+
+
+class Node(Protocol):
+    """One role at work."""
+
+    async def start(self) -> None:
+        """Begin to serve; raise ConfigurationError for what the administrator has to mend."""
+        ...
+
+    async def stop(self) -> None:
+        """End in order: finish what runs, refuse what is new, release what is held."""
+        ...
+
+
+def use_monotonic_clock(reactor: Any) -> None:
+    """Let the reactor's timers follow the monotonic clock.
+
+    They follow the wall clock by default, and a wall clock that is set back stops every LoopingCall for
+    as long. Must run before the first timer.
+    """
+    reactor.seconds = time.monotonic
+
+
+async def listen(reactor: Any, host: str, port: int, factory: Factory) -> IListeningPort:
+    """Listen, or raise ConfigurationError with a text for the administrator."""
+    kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
+    try:
+        return await kind(reactor, port, interface=host, backlog=1024).listen(factory)
+    except CannotListenError as error:
+        reason = getattr(error.socketError, "strerror", None) or error.socketError
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from error
+
+
+Build = Callable[[Environment, CollectorRegistry], Node]
+
+
+class RoleService(Service):
+    """Runs the node that `build` makes, in the process's real environment."""
+
+    log = Logger()
+
+    def __init__(self, cluster: Cluster, role: Role, build: Build) -> None:
+        self._cluster = cluster
+        self._role = role
+        self._build = build
+        self._node: Node | None = None
+        self._pool: BoundedPool | None = None
+        self._metrics_port: IListeningPort | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        Deferred.fromCoroutine(self._start()).addErrback(self._give_up)
+
+    async def _start(self) -> None:
+        from twisted.internet import reactor
+
+        use_monotonic_clock(reactor)
+        self._pool = BoundedPool(reactor)
+        self._pool.start()
+        environment = Environment(
+            reactor=reactor,
+            now=time.time,
+            random=random.Random(secrets.randbits(64)),
+            entropy=secrets.token_bytes,
+            run_in_thread=self._pool,
+        )
+        registry = process_registry()
+        if self._role.metrics_port:
+            site = metrics_site(registry, reactor)
+            self._metrics_port = await listen(
+                reactor, self._role.host, self._role.metrics_port, site
+            )
+        self._node = self._build(environment, registry)
+        await self._node.start()
+        self.log.info("{id} serves", id=self._role.id)
+
+    def _give_up(self, failure: Any) -> None:
+        from twisted.internet import reactor
+
+        if failure.check(ConfigurationError):
+            print(f"{self._role.id}: {failure.value}", file=sys.stderr, flush=True)
+            self.log.error("{id}: {error}", id=self._role.id, error=str(failure.value))
+        else:
+            self.log.failure("{id} cannot start", failure, id=self._role.id)
+        stop_with_error(reactor)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._node is not None:
+            await self._node.stop()
+        if self._metrics_port is not None:
+            await self._metrics_port.stopListening()
+        if self._pool is not None:
+            self._pool.stop()
+
+
+def stop_with_error(reactor: Any) -> None:
+    """End the process in order, with exit code 1 (twistd itself always ends with 0)."""
+    reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+    if reactor.running:
+        reactor.stop()
+    else:
+        reactor.callWhenRunning(reactor.stop)

@@ -1,0 +1,1 @@
+"""What a browser meets: the Klein application, one module per feature."""

@@ -1,0 +1,310 @@
+"""Requests and replies of the key-value protocol as values.
+
+Rows, columns and values are bytes. A *version* is the number of the mutation in its tablet that wrote
+a cell; versions of one tablet only grow, and 0 stands for "no such cell" wherever one is compared.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from attrs import frozen
+
+# -- requests ------------------------------------------------------------------------------------
+
+
+@frozen
+class Get:
+    row: bytes
+    col: bytes
+
+
+@frozen
+class Put:
+    row: bytes
+    col: bytes
+    value: bytes
+
+
+@frozen
+class CompareAndPut:
+    """Put `value` if the cell holds exactly `expected`."""
+
+    row: bytes
+    col: bytes
+    expected: bytes
+    value: bytes
+
+
+@frozen
+class CompareVersionAndPut:
+    """Put `value` if the cell's version is `version`; 0: only if there is no such cell."""
+
+    row: bytes
+    col: bytes
+    version: int
+    value: bytes
+
+
+@frozen
+class Delete:
+    row: bytes
+    col: bytes
+
+
+@frozen
+class RequestId:
+    """Makes the next mutation exactly-once. `client` names one client run, `seq` grows by one."""
+
+    client: bytes
+    seq: int
+
+
+@frozen
+class Scan:
+    """Cells of a row with start <= col < stop (stop empty: to the end), at most `limit`.
+
+    With `reverse` the last ones come first. Values longer than `max_value` are cut (their full
+    size is told); None: never.
+    """
+
+    row: bytes
+    start: bytes
+    stop: bytes
+    limit: int
+    reverse: bool = False
+    max_value: int | None = None
+
+
+@frozen
+class ScanTablet:
+    """Cells of one tablet in (row, col) order from (row, col) on: the administrator's raw view."""
+
+    tablet: int
+    row: bytes
+    col: bytes
+    limit: int
+    max_value: int
+
+
+@frozen
+class PutCell:
+    """Sub-operation of Mutate."""
+
+    col: bytes
+    value: bytes
+
+
+@frozen
+class AppendCell:
+    """Sub-operation of Mutate: put under `prefix` + the mutation's version as 16 hex digits.
+
+    The store so gives every appended cell of a row its place in one order, without anybody having
+    to read first (as FoundationDB's versionstamped keys do).
+    """
+
+    prefix: bytes
+    value: bytes
+
+
+@frozen
+class DeleteCell:
+    """Sub-operation of Mutate; deleting what is not there is no error."""
+
+    col: bytes
+
+
+@frozen
+class IfVersion:
+    """Condition of Mutate: the cell has this version (0: there is no such cell)."""
+
+    col: bytes
+    version: int
+
+
+@frozen
+class IfValue:
+    """Condition of Mutate: the cell holds exactly this value."""
+
+    col: bytes
+    value: bytes
+
+
+SubOperation: TypeAlias = PutCell | AppendCell | DeleteCell | IfVersion | IfValue
+
+
+@frozen
+class Mutate:
+    """Sub-operations on one row, all or nothing: every condition is checked before any change."""
+
+    row: bytes
+    operations: tuple[SubOperation, ...]
+
+
+@frozen
+class Watch:
+    """From now on tell this connection of every commit to `row`."""
+
+    row: bytes
+
+
+@frozen
+class Unwatch:
+    row: bytes
+
+
+@frozen
+class Where:
+    """Asked of a coordinator: who holds this cell?"""
+
+    row: bytes
+    col: bytes
+
+
+@frozen
+class Map:
+    """Asked of a coordinator: the whole tablet map."""
+
+
+@frozen
+class Malformed:
+    """What the decoder gives for a request that is not one; answered with `-ERR`.
+
+    `fatal`: where the next request begins is not known, so the connection has to be closed.
+    """
+
+    code: str
+    text: str
+    fatal: bool = False
+
+
+Mutation: TypeAlias = Put | CompareAndPut | CompareVersionAndPut | Delete | Mutate
+StorageRequest: TypeAlias = Get | Mutation | RequestId | Scan | ScanTablet | Watch | Unwatch
+Request: TypeAlias = StorageRequest | Where | Map
+
+# -- replies -------------------------------------------------------------------------------------
+
+
+@frozen
+class Ok:
+    """Done; `version` is the mutation's. For Watch: the tablet's version at this moment."""
+
+    version: int
+
+
+@frozen
+class Value:
+    version: int
+    value: bytes
+
+
+@frozen
+class Missing:
+    """No such cell."""
+
+
+@frozen
+class Mismatch:
+    """A comparison failed; this stands there (`value` None and version 0: nothing)."""
+
+    version: int
+    value: bytes | None
+
+
+@frozen
+class Moved:
+    """Not the primary here. `address` is host:port, or empty when unknown."""
+
+    address: str
+    epoch: int
+
+
+@frozen
+class Busy:
+    """No primary now, or overloaded: nothing was done. Try again after `retry_ms`."""
+
+    retry_ms: int
+
+
+@frozen
+class Unknown:
+    """The outcome could not be learnt: ask again with the same request id."""
+
+
+@frozen
+class Error:
+    """Bad request."""
+
+    code: str
+    text: str
+
+
+@frozen
+class CellLine:
+    """One cell of a scan. `size` is the full size of the value, `value` perhaps only its beginning."""
+
+    row: bytes
+    col: bytes
+    version: int
+    size: int
+    value: bytes
+
+
+@frozen
+class Cells:
+    """Answer to a scan. `more`: the limit was reached and there are further cells."""
+
+    cells: tuple[CellLine, ...]
+    more: bool
+
+
+@frozen
+class At:
+    """Answer to Where. `address` is empty while the tablet has no primary."""
+
+    tablet: int
+    epoch: int
+    address: str
+
+
+@frozen
+class TabletLine:
+    """One tablet of the map: it holds the rows whose hash is in [lo, hi)."""
+
+    tablet: int
+    lo: int
+    hi: int
+    epoch: int
+    address: str
+
+
+@frozen
+class Tablets:
+    """Answer to Map, ordered by `lo`. `version` grows with every change of the map."""
+
+    version: int
+    tablets: tuple[TabletLine, ...]
+
+
+@frozen
+class Changed:
+    """Pushed to a watcher: a hint to read `row` again. May come more often than needed."""
+
+    row: bytes
+    version: int
+
+
+Reply: TypeAlias = (
+    Ok
+    | Value
+    | Missing
+    | Mismatch
+    | Moved
+    | Busy
+    | Unknown
+    | Error
+    | Cells
+    | At
+    | Tablets
+    | Changed
+)
