@@ -25,7 +25,7 @@ class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     """One `[section]` of the file."""
 
 
-class Cluster(Section):
+class Cluster(Section, frozen=True, kw_only=True):
     """What every process of a cluster has in common."""
 
     # host:port of every coordinator; roles may start in any order and keep trying.
@@ -41,7 +41,7 @@ class Cluster(Section):
     replication: Literal["2pc", "async"] = "2pc"
 
 
-class Role(Section):
+class Role(Section, frozen=True, kw_only=True):
     """What every role has: who and where it is."""
 
     # Unique in the cluster, stays the same over restarts, e.g. "storage-1".
@@ -60,7 +60,7 @@ class Role(Section):
         return self.advertise or self.host
 
 
-class Coordinator(Role):
+class Coordinator(Role, frozen=True, kw_only=True):
     port: int = 8600
     data_dir: str = "penncloud-data/coordinator"
     # Pause between pings of a node, in milliseconds (seed 001).
@@ -73,7 +73,7 @@ class Coordinator(Role):
     initial_tablets: int = 6
 
 
-class Storage(Role):
+class Storage(Role, frozen=True, kw_only=True):
     port: int = 8700
     data_dir: str = "penncloud-data/storage"
     # A tablet is split when it holds more than this (seeds: 50 MB).
@@ -88,7 +88,7 @@ class Storage(Role):
     pipeline_depth: int = 256
 
 
-class Http(Role):
+class Http(Role, frozen=True, kw_only=True):
     port: int = 8081
     # Where browsers go when this frontend is to be left, e.g. "http://localhost:8080/".
     lb_url: str = "http://localhost:8080/"
@@ -103,7 +103,7 @@ class Http(Role):
     admin_password: str = ""
 
 
-class Smtp(Role):
+class Smtp(Role, frozen=True, kw_only=True):
     port: int = 2500
     # Largest message, in bytes (announced by SIZE).
     max_message_bytes: int = 25 * 1024 * 1024
@@ -118,7 +118,7 @@ class Smtp(Role):
     hostname: str = ""
 
 
-class Lb(Role):
+class Lb(Role, frozen=True, kw_only=True):
     port: int = 8080
     mode: Literal["redirect", "proxy"] = "redirect"
 

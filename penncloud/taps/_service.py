@@ -17,11 +17,10 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from penncloud.platform.config import Cluster, Role
@@ -52,11 +51,13 @@ def use_monotonic_clock(reactor: Any) -> None:
     reactor.seconds = time.monotonic
 
 
-async def listen(reactor: Any, host: str, port: int, factory: Factory) -> IListeningPort:
+async def listen(reactor: Any, host: str, port: int, factory: Any) -> IListeningPort:
     """Listen, or raise ConfigurationError with a text for the administrator."""
     kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
     try:
-        return await kind(reactor, port, interface=host, backlog=1024).listen(factory)
+        endpoint = kind(reactor, port, interface=host, backlog=1024)
+        listening: IListeningPort = await endpoint.listen(factory)
+        return listening
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or error.socketError
         raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from error
@@ -123,7 +124,7 @@ class RoleService(Service):
         if self._node is not None:
             await self._node.stop()
         if self._metrics_port is not None:
-            await self._metrics_port.stopListening()
+            await maybeDeferred(self._metrics_port.stopListening)
         if self._pool is not None:
             self._pool.stop()
 
