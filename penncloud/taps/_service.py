@@ -8,26 +8,25 @@ administrator can mend (`ConfigurationError`, a port that is taken) into one cle
 from __future__ import annotations
 
 import os
-import random
-import secrets
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from penncloud.platform.config import Cluster, Role
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
+from penncloud.platform.listening import listen
 from penncloud.platform.metrics import metrics_site, process_registry
+from penncloud.platform.process import real_environment, use_monotonic_clock
 from penncloud.platform.threads import BoundedPool
+
+__all__ = ["Node", "RoleService", "listen", "stop_with_error"]
 
 
 class Node(Protocol):
@@ -40,27 +39,6 @@ class Node(Protocol):
     async def stop(self) -> None:
         """End in order: finish what runs, refuse what is new, release what is held."""
         ...
-
-
-def use_monotonic_clock(reactor: Any) -> None:
-    """Let the reactor's timers follow the monotonic clock.
-
-    They follow the wall clock by default, and a wall clock that is set back stops every LoopingCall for
-    as long. Must run before the first timer.
-    """
-    reactor.seconds = time.monotonic
-
-
-async def listen(reactor: Any, host: str, port: int, factory: Any) -> IListeningPort:
-    """Listen, or raise ConfigurationError with a text for the administrator."""
-    kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
-    try:
-        endpoint = kind(reactor, port, interface=host, backlog=1024)
-        listening: IListeningPort = await endpoint.listen(factory)
-        return listening
-    except CannotListenError as error:
-        reason = getattr(error.socketError, "strerror", None) or error.socketError
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 Build = Callable[[Environment, CollectorRegistry], Node]
@@ -89,13 +67,7 @@ class RoleService(Service):
         use_monotonic_clock(reactor)
         self._pool = BoundedPool(reactor)
         self._pool.start()
-        environment = Environment(
-            reactor=reactor,
-            now=time.time,
-            random=random.Random(secrets.randbits(64)),
-            entropy=secrets.token_bytes,
-            run_in_thread=self._pool,
-        )
+        environment = real_environment(reactor, self._pool)
         registry = process_registry()
         if self._role.metrics_port:
             site = metrics_site(registry, reactor)

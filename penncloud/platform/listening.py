@@ -1,0 +1,23 @@
+"""Listening on a TCP port, with an error that an administrator understands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+
+from penncloud.platform.errors import ConfigurationError
+
+
+async def listen(reactor: Any, host: str, port: int, factory: Any) -> IListeningPort:
+    """Listen, or raise ConfigurationError with a text for the administrator."""
+    kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
+    try:
+        endpoint = kind(reactor, port, interface=host, backlog=1024)
+        listening: IListeningPort = await endpoint.listen(factory)
+        return listening
+    except CannotListenError as error:
+        reason = getattr(error.socketError, "strerror", None) or error.socketError
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from error
