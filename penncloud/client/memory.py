@@ -6,7 +6,7 @@ cluster do. Failures can be asked for: `table.unavailable = True` makes every ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, field
 from sortedcontainers import SortedDict
@@ -146,6 +146,10 @@ class MemoryTable:
         self._watches.setdefault(row, []).append(watch)
         callback(self._version)
         return watch
+
+    def rows(self) -> Mapping[bytes, SortedDict]:
+        """Row -> column -> (version, value): what the raw view's fake (`client.raw`) cuts up."""
+        return self._rows
 
     def _check_operation(
         self, operation: SubOperation, cells: dict[bytes, tuple[int, bytes]]
