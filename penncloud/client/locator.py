@@ -1,0 +1,107 @@
+"""Where a row's tablet is served: the tablet map, asked of the coordinators and remembered.
+
+The map is asked for again when somebody found it wrong, at most once at a time and not more often than
+every `MIN_INTERVAL_S`; all who need it share the answer.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.task import deferLater
+
+from penncloud.client.connection import Disconnected, Overloaded, Peer
+from penncloud.client.table import Unavailable
+from penncloud.placement.tablets import Tablet, TabletMap
+from penncloud.platform.config import parse_address
+from penncloud.platform.environment import Environment
+from penncloud.wire.messages import Map, Tablets
+from penncloud.wire.requests import encode_request
+
+MIN_INTERVAL_S = 0.05
+# How long one coordinator may take before the next is asked.
+ASK_TIMEOUT_S = 1.0
+
+
+class Locator:
+    """The tablet map of one client. `Tablet.primary` holds the primary's host:port here."""
+
+    def __init__(self, environment: Environment, coordinators: list[str]) -> None:
+        self._reactor = environment.reactor
+        self._peers = [Peer(environment, *parse_address(address)) for address in coordinators]
+        self._map: TabletMap | None = None
+        self._stale = True
+        self._asked_at = float("-inf")
+        self._waiters: list[Deferred[None]] | None = None
+
+    async def find(self, row: bytes) -> Tablet | None:
+        """The tablet of a row, with an empty `primary` while it has none.
+
+        None while the cluster has no tablets yet. Raises Unavailable when the map is not known and
+        no coordinator answers.
+        """
+        found = await self.current()
+        return found.find(row)
+
+    async def current(self) -> TabletMap:
+        """The map as last known, asked for again first when it was reported wrong."""
+        if self._stale:
+            await self._refresh()
+        if self._map is None:
+            raise Unavailable("no coordinator answers")
+        return self._map
+
+    def report_wrong(self) -> None:
+        """What the map said did not hold (a server moved, died, or is not there)."""
+        self._stale = True
+
+    def close(self) -> None:
+        for peer in self._peers:
+            peer.close()
+
+    async def _refresh(self) -> None:
+        if self._waiters is not None:
+            waiter: Deferred[None] = Deferred()
+            self._waiters.append(waiter)
+            await waiter
+            return
+        self._waiters = []
+        try:
+            wait_s = self._asked_at + MIN_INTERVAL_S - self._reactor.seconds()
+            if wait_s > 0:
+                await deferLater(self._reactor, wait_s)
+            self._asked_at = self._reactor.seconds()
+            await self._ask()
+        finally:
+            waiters, self._waiters = self._waiters, None
+            for waiter in waiters:
+                if not waiter.called:
+                    waiter.callback(None)
+
+    async def _ask(self) -> None:
+        """Take the map from the first coordinator that gives one; the one that did is asked first
+        next time. With none the old map stays, and stays stale."""
+        for peer in list(self._peers):
+            asking = Deferred.fromCoroutine(peer.request(encode_request(Map())))
+            asking.addTimeout(ASK_TIMEOUT_S, self._reactor)
+            try:
+                reply = await asking
+            except (Disconnected, Overloaded, DeferredTimeout):
+                continue
+            if isinstance(reply, Tablets):
+                self._take(reply)
+                self._peers.remove(peer)
+                self._peers.insert(0, peer)
+                return
+
+    def _take(self, reply: Tablets) -> None:
+        try:
+            fresh = TabletMap(
+                reply.version,
+                [Tablet(t.tablet, t.lo, t.hi, t.epoch, t.address, ()) for t in reply.tablets],
+            )
+        except ValueError:
+            return
+        if self._map is None or fresh.version >= self._map.version:
+            self._map = fresh
+            self._stale = False
