@@ -1,8 +1,8 @@
 """Chunks: how a blob's bytes lie in the store.
 
 Blob ID of `size` bytes is ceil(size / chunk_bytes) rows `blob/ID/0`, `blob/ID/1`, ..., each with one
-cell `data`. Every row hashes to its own place, so a large file is written to and read from all tablets at
-once. A blob never changes; whoever owns it keeps its `BlobRef`.
+cell `data`. Every row hashes to its own place, so a large file is written to and read from all
+tablets at once. A blob never changes; whoever owns it keeps its `BlobRef`.
 
 Memory is bounded: a writer holds one chunk that fills up plus `WRITES_IN_FLIGHT` on their way (awaiting
 `write` is the back-pressure), a reader fetches `READ_AHEAD` chunks before they are asked for.
