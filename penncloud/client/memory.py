@@ -29,6 +29,7 @@ from penncloud.wire.limits import (
     MAX_COL_BYTES,
     MAX_MUTATION_BYTES,
     MAX_MUTATIONS,
+    MAX_PREFIX_BYTES,
     MAX_ROW_BYTES,
     MAX_SCAN_BYTES,
     MAX_SCAN_CELLS,
@@ -154,8 +155,11 @@ class MemoryTable:
     def _check_operation(
         self, operation: SubOperation, cells: dict[bytes, tuple[int, bytes]]
     ) -> None:
-        name = operation.prefix if isinstance(operation, AppendCell) else operation.col
-        if len(name) > MAX_COL_BYTES or not (name or isinstance(operation, AppendCell)):
+        if isinstance(operation, AppendCell):
+            named = len(operation.prefix) <= MAX_PREFIX_BYTES
+        else:
+            named = 0 < len(operation.col) <= MAX_COL_BYTES
+        if not named:
             raise Refused("FORMAT", "bad column")
         if len(getattr(operation, "value", b"")) > MAX_VALUE_BYTES:
             raise Refused("FORMAT", f"a value has at most {MAX_VALUE_BYTES} bytes")

@@ -37,6 +37,7 @@ from penncloud.wire.limits import (
     MAX_COL_BYTES,
     MAX_MUTATION_BYTES,
     MAX_MUTATIONS,
+    MAX_PREFIX_BYTES,
     MAX_ROW_BYTES,
     MAX_SCAN_CELLS,
     MAX_VALUE_BYTES,
@@ -291,11 +292,10 @@ def _check(request: Mutation | Get | Scan) -> None:
 def _check_cell(request: Any) -> int:
     """Check names and values of a request or sub-operation; returns its values' bytes."""
     if isinstance(request, AppendCell):
-        name, least = request.prefix, 0
-    else:
-        name, least = request.col, 1
-    if not least <= len(name) <= MAX_COL_BYTES:
-        raise Refused("FORMAT", f"a column has {least} to {MAX_COL_BYTES} bytes")
+        if len(request.prefix) > MAX_PREFIX_BYTES:
+            raise Refused("FORMAT", f"a prefix has at most {MAX_PREFIX_BYTES} bytes")
+    elif not 0 < len(request.col) <= MAX_COL_BYTES:
+        raise Refused("FORMAT", f"a column has 1 to {MAX_COL_BYTES} bytes")
     sizes = [len(getattr(request, field, b"")) for field in ("value", "expected")]
     if max(sizes) > MAX_VALUE_BYTES:
         raise Refused("FORMAT", f"a value has at most {MAX_VALUE_BYTES} bytes")

@@ -24,6 +24,7 @@ from penncloud.wire.messages import (
     IfVersion,
     PutCell,
     SubOperation,
+    appended,
 )
 
 __all__ = [
@@ -40,6 +41,10 @@ __all__ = [
     "Table",
     "Unavailable",
     "Watching",
+    "after",
+    "appended",
+    "prefix_stop",
+    "scan_all",
 ]
 
 
@@ -176,11 +181,6 @@ def prefix_stop(prefix: bytes) -> bytes:
     """The `stop` of a scan over all columns that begin with `prefix` (empty: to the end)."""
     trimmed = prefix.rstrip(b"\xff")
     return trimmed[:-1] + bytes((trimmed[-1] + 1,)) if trimmed else b""
-
-
-def appended(prefix: bytes, version: int) -> bytes:
-    """The column under which AppendCell put its value in the mutation of this version."""
-    return prefix + b"%016x" % version
 
 
 async def scan_all(

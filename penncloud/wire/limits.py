@@ -5,6 +5,8 @@ from typing import Final
 # Row and column names, before percent-encoding.
 MAX_ROW_BYTES: Final = 1024
 MAX_COL_BYTES: Final = 1024
+# The prefix of an appended cell, whose column is the prefix and the version in 16 hex digits.
+MAX_PREFIX_BYTES: Final = MAX_COL_BYTES - 16
 # One value.
 MAX_VALUE_BYTES: Final = 1024 * 1024
 # A line without its values: command, encoded names (up to three bytes per byte), sizes.
@@ -20,6 +22,8 @@ MAX_SCAN_CELLS: Final = 1000
 MAX_SCAN_BYTES: Final = 2 * 1024 * 1024
 # Rows watched by one connection.
 MAX_WATCHES: Final = 10_000
+# The text of an -ERR.
+MAX_TEXT_BYTES: Final = 1024
 # A client name in RQID.
 MAX_CLIENT_BYTES: Final = 64
 # Largest `seq` of RQID and largest version.

@@ -107,6 +107,11 @@ class AppendCell:
     value: bytes
 
 
+def appended(prefix: bytes, version: int) -> bytes:
+    """The column under which AppendCell put its value in the mutation of this version."""
+    return b"%b%016x" % (prefix, version)
+
+
 @frozen
 class DeleteCell:
     """Sub-operation of Mutate; deleting what is not there is no error."""

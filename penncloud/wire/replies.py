@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from penncloud.wire.limits import MAX_SCAN_CELLS, MAX_VALUE_BYTES
+from penncloud.wire.limits import MAX_SCAN_CELLS, MAX_TEXT_BYTES, MAX_VALUE_BYTES
 from penncloud.wire.messages import (
     At,
     Busy,
@@ -61,8 +61,9 @@ def _encode_tablets(r: Tablets) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    """Words for people, kept to one line."""
-    return text.encode("ascii", "replace").replace(b"\r", b" ").replace(b"\n", b" ")
+    """Words for people, kept to one line of bounded length."""
+    line = text[:MAX_TEXT_BYTES].encode("ascii", "replace")
+    return line.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
 _ENCODERS: dict[type[Any], Callable[[Any], bytes]] = {

@@ -11,6 +11,7 @@ from penncloud.wire.limits import (
     MAX_DISCARD_BYTES,
     MAX_MUTATION_BYTES,
     MAX_MUTATIONS,
+    MAX_PREFIX_BYTES,
     MAX_ROW_BYTES,
     MAX_SCAN_CELLS,
     MAX_VALUE_BYTES,
@@ -120,7 +121,12 @@ def _col(text: bytes) -> bytes:
 
 
 def _bound(text: bytes) -> bytes:
-    return _name(text, MAX_COL_BYTES, "column", empty=True)
+    """Where a scan begins or ends: a column, nothing, or the first name behind the longest column."""
+    return _name(text, MAX_COL_BYTES + 1, "column", empty=True)
+
+
+def _prefix(text: bytes) -> bytes:
+    return _name(text, MAX_PREFIX_BYTES, "prefix", empty=True)
 
 
 def _limit(text: bytes) -> int:
@@ -271,7 +277,7 @@ class RequestDecoder(StreamDecoder[Request | Malformed]):
                 raise FramingLost("FORMAT", f"{kind.decode()} needs more fields")
             values, problem = yield from self._values((_size(fields[1]),))
             self._raise(problem)
-            col = _bound(fields[0]) if kind == b"APP" else _col(fields[0])
+            col = _prefix(fields[0]) if kind == b"APP" else _col(fields[0])
             if kind == b"PUT":
                 return PutCell(col, values[0])
             return AppendCell(col, values[0]) if kind == b"APP" else IfValue(col, values[0])

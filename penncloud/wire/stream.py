@@ -50,6 +50,7 @@ class StreamDecoder(Generic[_T]):
             except FramingLost as error:
                 self._lost = True
                 self._buffer.clear()
+                self._start = 0
                 self._output.append(self._fatal(error))
             else:
                 del self._buffer[: self._start]
@@ -97,7 +98,8 @@ class StreamDecoder(Generic[_T]):
                 line = bytes(buffer[start:end])
                 self._start = end + 2
                 return line.split(b";"), True
-            if len(buffer) - start > MAX_HEADER_BYTES:
+            # One byte more than a line may have: it could be the first of its line end.
+            if len(buffer) - start > MAX_HEADER_BYTES + 1:
                 raise FramingLost("LINE", f"a line is longer than {MAX_HEADER_BYTES} bytes")
             scanned = len(buffer) - start
             yield from self._more(scanned + 1)
