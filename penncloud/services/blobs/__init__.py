@@ -13,6 +13,7 @@ from penncloud.services.blobs._chunks import (
     BlobRef,
     Blobs,
     BlobWriter,
+    together,
 )
 from penncloud.services.blobs._collector import BlobCollector
 from penncloud.services.blobs._ownership import BlobOwner, OwnedWriter, UploadExpired
@@ -30,4 +31,5 @@ __all__ = [
     "OwnedWriter",
     "Sweeper",
     "UploadExpired",
+    "together",
 ]
