@@ -10,7 +10,14 @@ Theory of operation
     (group commit). Nothing that was appended but not synced may be assumed to exist after a crash;
     nor may a new directory entry before `sync_dir`.
 
-    After a failed sync the file is dead (`DiskFailed`): the node stops, see `platform.errors`.
+    When there is no room, all that the file holds unsynced is taken back: the file is as the last
+    successful sync left it, every sync under way fails with `DiskFull`, and so does one called
+    later for bytes that were taken back. After that the file may be appended to again.
+
+    After a failed sync the whole disk is dead (`DiskFailed`): the node stops, see `platform.errors`.
+
+    Creating, renaming, linking, removing and reading are done at once, in the caller's thread: they
+    are short. Writing and syncing never are.
 """
 
 from __future__ import annotations
@@ -35,28 +42,33 @@ class AppendFile(Protocol):
     def append(self, data: bytes | Sequence[bytes]) -> int:
         """Queue bytes for the end of the file and return the offset of the first of them.
 
-        Raises DiskFailed at once when an earlier write or sync of this file failed.
+        The bytes must not change afterwards. Raises DiskFailed at once when the disk has failed.
         """
         ...
 
     def sync(self) -> Deferred[None]:
         """Fire when all that was appended before this call survives a power cut.
 
-        Errors: DiskFull when there was no room (nothing of the failing batch remains in the file,
-        and the file may be appended to again), DiskFailed when the file must not be used again.
+        Errors: DiskFull when there was no room (nothing unsynced remains in the file, and the file
+        may be appended to again), DiskFailed when the disk must not be used again.
         """
         ...
 
     def close(self) -> Deferred[None]:
-        """Sync what is left and close; later calls are errors of the caller."""
+        """Sync what is left, give unused reserved room back and close; later calls are errors.
+
+        Fails as `sync` does; the file is closed all the same.
+        """
         ...
 
 
 class ReadFile(Protocol):
-    """One file opened for reading at any offset."""
+    """One file opened for reading at any offset; it stays readable when the file is removed."""
 
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """Length when it was opened, with reserved room that was never written (zeros)."""
+        ...
 
     def pread(self, offset: int, size: int) -> bytes:
         """Bytes [offset, offset + size), fewer at the end of the file. Raises DiskError."""
@@ -66,7 +78,11 @@ class ReadFile(Protocol):
 
 
 class Disk(Protocol):
-    """A directory tree that belongs to one node. Paths are relative, with `/` between parts."""
+    """A directory tree that belongs to one node. Paths are relative, with `/` between parts.
+
+    Methods that work at once raise FileNotFoundError or FileExistsError where that is the reason,
+    DiskFull when there is no room, DiskFailed after a failure, and DiskError for the rest.
+    """
 
     def makedirs(self, path: str) -> None: ...
 
@@ -82,15 +98,19 @@ class Disk(Protocol):
         """Space that a file of this node could still take."""
         ...
 
-    def create(self, path: str, preallocate_bytes: int = 0) -> AppendFile:
+    def create(self, path: str, preallocate_bytes: int = 0, background: bool = False) -> AppendFile:
         """A new empty append file (an existing one is an error), with room reserved if asked.
 
-        Reserved room does not count in `size_bytes` and holds zeros until written.
+        Reserved room is filled with zeros in the background, which makes later syncs cheaper. A
+        `background` file lets the writes and syncs of other files go first (tables, beside a log).
         """
         ...
 
     def open_append(self, path: str, truncate_to: int) -> AppendFile:
-        """An existing file, cut to `truncate_to` bytes, to be continued at its end."""
+        """An existing file, cut to `truncate_to` bytes, to be continued at its end.
+
+        The cut is durable with the next sync.
+        """
         ...
 
     def open_read(self, path: str) -> ReadFile: ...
@@ -100,7 +120,10 @@ class Disk(Protocol):
         ...
 
     def replace(self, path: str, data: bytes) -> Deferred[None]:
-        """Atomically and durably make `data` the content of a small file."""
+        """Atomically and durably make `data` the content of a small file.
+
+        Errors: DiskFull (the old content stands), DiskFailed (either content may stand).
+        """
         ...
 
     def rename(self, old: str, new: str) -> None:
@@ -119,4 +142,8 @@ class Disk(Protocol):
 
     def on_failure(self, callback: Callable[[BaseException], None]) -> None:
         """Call back once when a write or sync has failed for good: the node must stop."""
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Let what is queued finish; the disk is not used afterwards."""
         ...
