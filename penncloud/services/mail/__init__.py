@@ -1,0 +1,1 @@
+"""Mail: addresses, messages, mailboxes, the outgoing queue, and what moves between them."""

@@ -1,0 +1,304 @@
+"""The outgoing queue, kept in the store, so that any smtp node can send what another left behind.
+
+    row queue/SHARD
+      item/ID          JSON `Item`
+      due/MS/ID        when an item is to be looked at: Unix milliseconds, 12 hex digits
+      done/DAY/ID      JSON `Done`: finished, so that it is never queued again by a late retry
+
+An item begins as a *submission* (no `domain`): what its author sent, to be filed and split. Splitting is
+one mutation that ends the submission and queues one item per outside domain, as all items of one
+submission share a row. Ending an item leaves `done/` in the same mutation: an id is executed once.
+
+Leases. Whoever works on an item writes `lease` into it and renews it; every step is conditional on the
+version it last wrote, so only one can go on. Clocks of different hosts differ, so a lease of another
+node is not judged by its time: it has run out when *we* saw it unchanged for `LEASE_S` on our own
+monotonic clock. The `due/` time only says when to look. The holder counts from before its last renewal
+was sent, so it gives up before anybody else takes over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from attrs import define, field
+
+from penncloud.client.table import (
+    Conflict,
+    DeleteCell,
+    IfVersion,
+    PutCell,
+    SubOperation,
+    Table,
+)
+from penncloud.platform.environment import Environment
+from penncloud.platform.errors import PennCloudError
+
+SHARDS = 8
+# Seconds that a lease lasts without being renewed, and between renewals.
+LEASE_S = 8.0
+RENEW_S = 2.5
+# Finished items are remembered for today and so many days before.
+REMEMBER_DAYS = 2
+# Outside domains of one submission: each is two sub-operations of the splitting mutation.
+MAX_DOMAINS = 100
+
+
+class Recipient(msgspec.Struct, frozen=True):
+    """One address, and what the last attempt said of it (empty before the first)."""
+
+    address: str
+    status: str = ""  # enhanced status code, e.g. "4.4.1"
+    reply: str = ""  # the remote server's words, or ours
+    remote: str = ""  # the server that said it
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Who works on an item: a node and which of its runs."""
+
+    node: str
+    incarnation: int
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One message for recipients of one domain, or (domain empty) a submission to be carried out."""
+
+    id: str
+    message_id: str  # of the stored body
+    user: str  # the local author, whose mailbox gets the bounce; empty: nobody
+    sender: str  # the envelope's sender; empty: the null sender
+    recipients: list[Recipient]
+    created: float  # Unix seconds
+    due: float  # Unix seconds
+    domain: str = ""
+    attempts: int = 0
+    told_delay: bool = False
+    lease: Lease | None = None
+
+    @property
+    def holder(self) -> str:
+        """The name by which this item holds its body."""
+        return item_holder(self.id)
+
+
+class Done(msgspec.Struct, frozen=True):
+    """Value of `done/DAY/ID`: whose body is to be released (again, if that was cut off)."""
+
+    message_id: str
+
+
+class AlreadyQueued(PennCloudError):
+    """An item of this id was queued before; nothing was done."""
+
+
+class LeaseLost(PennCloudError):
+    """Another node has taken the item over: stop working on it."""
+
+
+@define
+class Claimed:
+    """An item that this node works on; `version` is that of its cell as we last wrote it."""
+
+    item: Item
+    version: int
+    valid_until: float  # monotonic seconds of our own clock
+
+
+@define
+class Queue:
+    """The queue as one node sees it. `incarnation` tells this run of the node from earlier ones."""
+
+    _table: Table
+    _environment: Environment
+    node: str
+    incarnation: int
+    # Leases of others: id -> (version, monotonic seconds when it was first seen so).
+    _observed: dict[str, tuple[int, float]] = field(factory=dict, init=False)
+
+    async def submit(self, item: Item) -> Claimed:
+        """Queue a new submission, leased to us. Raises AlreadyQueued."""
+        before = self._monotonic()
+        today = self._today()
+        item = self._leased(item)
+        operations: list[SubOperation] = [IfVersion(_item(item.id), 0)]
+        operations += [
+            IfVersion(_done(day, item.id), 0) for day in range(today - REMEMBER_DAYS, today + 1)
+        ]
+        operations += _puts(item)
+        try:
+            version = await self._table.mutate(row_of(item.id), operations)
+        except Conflict as conflict:
+            raise AlreadyQueued(f"{item.id} was queued before") from conflict
+        return Claimed(item, version, before + LEASE_S)
+
+    async def due(self, shard: int, limit: int) -> tuple[list[tuple[Item, int]], float | None]:
+        """Items that we may claim now, with their versions; and the Unix time to look again."""
+        row = b"queue/%02d" % shard
+        now = self._environment.now()
+        page = await self._table.scan(row, b"due/", b"due0", limit=limit)
+        free: list[tuple[Item, int]] = []
+        again: float | None = None
+        seen: set[str] = set()
+        for cell in page.cells:
+            _, at, item_id = cell.col.decode().split("/", 2)
+            due = int(at, 16) / 1000
+            if due > now:
+                again = due if again is None else min(again, due)
+                break
+            found = await self._table.get(row, _item(item_id))
+            if found is None:
+                continue
+            item = msgspec.json.decode(found.value, type=Item)
+            seen.add(item_id)
+            wait = self._lease_left(item, found.version)
+            if wait > 0:
+                again = now + wait if again is None else min(again, now + wait)
+            else:
+                free.append((item, found.version))
+        for known in [key for key in self._observed if key not in seen]:
+            if row_of(known) == row:
+                del self._observed[known]
+        return free, again
+
+    async def claim(self, item: Item, version: int) -> Claimed | None:
+        """Take a lease on an item read at this version; None when somebody else was quicker."""
+        before = self._monotonic()
+        mine = self._leased(item)
+        try:
+            now_at = await self._table.mutate(
+                row_of(item.id),
+                [IfVersion(_item(item.id), version), DeleteCell(_due(item)), *_puts(mine)],
+            )
+        except Conflict:
+            return None
+        self._observed.pop(item.id, None)
+        return Claimed(mine, now_at, before + LEASE_S)
+
+    async def renew(self, claimed: Claimed) -> None:
+        """Go on holding the lease. Raises LeaseLost."""
+        before = self._monotonic()
+        await self._replace(claimed, self._leased(claimed.item))
+        claimed.valid_until = before + LEASE_S
+
+    def holds(self, claimed: Claimed) -> bool:
+        """Whether nobody else can have taken the item over yet."""
+        return self._monotonic() < claimed.valid_until
+
+    async def put_back(self, claimed: Claimed, item: Item) -> None:
+        """Give the lease up; the item, as it is now, is looked at again when it is due."""
+        await self._replace(claimed, msgspec.structs.replace(item, lease=None))
+
+    async def finish(self, claimed: Claimed, successors: Sequence[Item] = ()) -> None:
+        """The item is executed; `successors` (of the same submission) take its place, due at once."""
+        old = claimed.item
+        operations: list[SubOperation] = [
+            IfVersion(_item(old.id), claimed.version),
+            DeleteCell(_item(old.id)),
+            DeleteCell(_due(old)),
+            PutCell(_done(self._today(), old.id), msgspec.json.encode(Done(old.message_id))),
+        ]
+        for item in successors:
+            assert row_of(item.id) == row_of(old.id), "an item moved to another row"
+            operations += _puts(item)
+        try:
+            await self._table.mutate(row_of(old.id), operations)
+        except Conflict as conflict:
+            raise LeaseLost(f"{old.id} was taken over") from conflict
+
+    async def has(self, item_id: str) -> bool:
+        """Whether an item is queued."""
+        return await self._table.get(row_of(item_id), _item(item_id)) is not None
+
+    async def old_done(self, shard: int, limit: int) -> list[tuple[bytes, str, Done]]:
+        """(column, item id, what it says) of finished items that need not be remembered any more."""
+        row = b"queue/%02d" % shard
+        stop = _done(self._today() - REMEMBER_DAYS, "")
+        page = await self._table.scan(row, b"done/", stop, limit=limit)
+        return [
+            (
+                cell.col,
+                cell.col.decode().split("/", 2)[2],
+                msgspec.json.decode(cell.value, type=Done),
+            )
+            for cell in page.cells
+        ]
+
+    async def forget(self, shard: int, col: bytes) -> None:
+        """Drop a finished item's mark."""
+        await self._table.delete(b"queue/%02d" % shard, col)
+
+    def watch(self, shard: int, callback: Any) -> Any:
+        """Call back when something changed in a shard."""
+        return self._table.watch(b"queue/%02d" % shard, callback)
+
+    async def _replace(self, claimed: Claimed, item: Item) -> None:
+        old = claimed.item
+        try:
+            claimed.version = await self._table.mutate(
+                row_of(old.id),
+                [IfVersion(_item(old.id), claimed.version), DeleteCell(_due(old)), *_puts(item)],
+            )
+        except Conflict as conflict:
+            claimed.valid_until = self._monotonic()
+            raise LeaseLost(f"{old.id} was taken over") from conflict
+        claimed.item = item
+
+    def _lease_left(self, item: Item, version: int) -> float:
+        """Seconds until this node may take the item; 0: now."""
+        lease = item.lease
+        if lease is None or (lease.node == self.node and lease.incarnation != self.incarnation):
+            self._observed.pop(item.id, None)
+            return 0.0
+        known, since = self._observed.get(item.id, (-1, 0.0))
+        if known != version:
+            self._observed[item.id] = (version, self._monotonic())
+            return LEASE_S
+        return max(0.0, since + LEASE_S - self._monotonic())
+
+    def _leased(self, item: Item) -> Item:
+        return msgspec.structs.replace(
+            item,
+            lease=Lease(self.node, self.incarnation),
+            due=self._environment.now() + LEASE_S,
+        )
+
+    def _monotonic(self) -> float:
+        seconds: float = self._environment.reactor.seconds()
+        return seconds
+
+    def _today(self) -> int:
+        return int(self._environment.now() // 86400)
+
+
+def item_holder(item_id: str) -> str:
+    """The name by which an item holds its body."""
+    return f"queue/{item_id}"
+
+
+def submission_id(user: str, token: str) -> str:
+    """The id of the submission that a user's form with this token stands for."""
+    return hashlib.sha256(f"{user}\x00{token}".encode()).hexdigest()[:32]
+
+
+def row_of(item_id: str) -> bytes:
+    """The row of a submission and of the items it was split into (`SUBMISSION.N`)."""
+    digest = hashlib.sha256(item_id.partition(".")[0].encode()).digest()
+    return b"queue/%02d" % (digest[0] % SHARDS)
+
+
+def _puts(item: Item) -> list[SubOperation]:
+    return [PutCell(_item(item.id), msgspec.json.encode(item)), PutCell(_due(item), b"")]
+
+
+def _item(item_id: str) -> bytes:
+    return b"item/" + item_id.encode()
+
+
+def _due(item: Item) -> bytes:
+    return b"due/%012x/" % int(item.due * 1000) + item.id.encode()
+
+
+def _done(day: int, item_id: str) -> bytes:
+    return b"done/%06d/" % day + item_id.encode()

@@ -1,0 +1,406 @@
+"""Bodies, mailboxes and the outbox over the table: once, whole, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from twisted.trial.unittest import TestCase
+
+from penncloud.client.table import Unavailable
+from penncloud.services.mail.bodies import INLINE_BYTES, NoSuchMessage
+from penncloud.services.mail.compose import Attachment, BadHeader, compose, headers
+from penncloud.services.mail.mailbox import Filing, NoSuchEntry
+from penncloud.services.mail.mime import content, parse, text
+from penncloud.services.mail.outbox import Outgoing, TooLarge, UnknownRecipients
+from penncloud.services.mail.queue import row_of, submission_id
+from penncloud.services.mail.reclaim import STALE_S, Reclaimer
+from penncloud.services.mail.summary import summarise
+from tests.services.mail_world import MailWorld
+
+
+class BodiesTests(TestCase):
+    def setUp(self) -> None:
+        self.world = MailWorld()
+        self.bodies = self.world.bodies
+
+    async def write(self, data: bytes, *holders: str) -> str:
+        message_id = self.bodies.new_id()
+        writer = await self.bodies.open(message_id, holders)
+        for at in range(0, len(data), 10_000):
+            await writer.write(data[at : at + 10_000])
+        await writer.finish(holders)
+        await writer.settle()
+        return message_id
+
+    async def test_small_and_large(self) -> None:
+        """A body reads back byte for byte, inline or as a blob, also a slice of it."""
+        for size in (0, 1, INLINE_BYTES, INLINE_BYTES + 1, 1_300_000):
+            data = bytes(range(256)) * (size // 256 + 1)
+            data = data[:size]
+            message_id = await self.write(data, "inbox/a")
+            self.assertEqual(await self.bodies.read_all(message_id, 10_000_000), data)
+            part = b"".join([piece async for piece in self.bodies.read(message_id, 5, 70_000)])
+            self.assertEqual(part, data[5:70_005])
+
+    async def test_last_release_removes_all(self) -> None:
+        """A body stays while anybody holds it and leaves nothing behind afterwards."""
+        for size in (100, 1_300_000):
+            message_id = await self.write(b"x" * size, "inbox/a", "inbox/b")
+            await self.bodies.release(message_id, "inbox/a")
+            await self.bodies.release(message_id, "inbox/a")
+            self.assertEqual((await self.bodies.find(message_id)).size, size)
+            await self.bodies.release(message_id, "inbox/b")
+            await self.bodies.release(message_id, "inbox/b")
+            with self.assertRaises(NoSuchMessage):
+                await self.bodies.find(message_id)
+            self.assertEqual(self.world.rows(b"message/") + self.world.rows(b"blob/"), [])
+
+    async def test_many_holders(self) -> None:
+        """A message to a thousand mailboxes fits the store's bound on sub-operations."""
+        holders = [f"inbox/u{n}" for n in range(1000)]
+        message_id = await self.write(b"x", *holders)
+        self.assertEqual(sorted(await self.bodies.holders(message_id)), sorted(holders))
+
+    async def test_abort_leaves_nothing(self) -> None:
+        """Giving up while writing removes the chunks and the intent."""
+        writer = await self.bodies.open(self.bodies.new_id(), ["inbox/a"])
+        await writer.write(b"x" * 1_300_000)
+        await writer.abort()
+        self.assertEqual(self.world.rows(b"message/") + self.world.rows(b"blob/"), [])
+        self.assertEqual(self.world.rows(b"mail-intents/"), [])
+
+
+class MailboxTests(TestCase):
+    def setUp(self) -> None:
+        self.world = MailWorld()
+        self.box = self.world.post.mailbox("bob")
+
+    async def deliver(
+        self, token: str, raw: bytes = b"Subject: s\r\n\r\nx", box: Any = "inbox"
+    ) -> str:
+        bodies = self.world.bodies
+        message_id = bodies.new_id()
+        writer = await bodies.open(message_id, [f"{box}/bob"])
+        await writer.write(raw)
+        await writer.finish([f"{box}/bob"])
+        await self.box.file(box, Filing(token, message_id, summarise(raw, len(raw)), "x@y"))
+        return message_id
+
+    async def test_newest_first_in_pages(self) -> None:
+        """The list is newest first and pages continue where the last one ended."""
+        for n in range(5):
+            await self.deliver(str(n), b"Subject: %d\r\n\r\n" % n)
+        first, more = await self.box.page("inbox", limit=3)
+        self.assertEqual([each.entry.subject for each in first], ["4", "3", "2"])
+        self.assertTrue(more)
+        rest, more = await self.box.page("inbox", before=first[-1].stamp, limit=3)
+        self.assertEqual([each.entry.subject for each in rest], ["1", "0"])
+        self.assertFalse(more)
+
+    async def test_delivered_once(self) -> None:
+        """A delivery tried again, even the next day, is not made again; another one is."""
+        await self.deliver("t")
+        self.world.clock.advance(86400)
+        await self.deliver("t")
+        await self.deliver("u")
+        self.assertEqual(len((await self.box.page("inbox"))[0]), 2)
+
+    async def test_marks_are_forgotten(self) -> None:
+        """Marks of deliveries long ago go with later ones: the row does not grow by them for ever."""
+        for n in range(5):
+            await self.deliver(f"old{n}")
+        self.world.clock.advance(5 * 86400)
+        await self.deliver("new")
+        page = await self.world.table.scan(b"mail/bob", b"delivered/", b"delivered0")
+        self.assertEqual(len(page.cells), 1)
+
+    async def test_threads(self) -> None:
+        """Replies find their parent by In-Reply-To or References, sent mail included."""
+        root = await self.deliver("1", b"Message-ID: <1@x>\r\nSubject: a\r\n\r\n")
+        mine = await self.deliver("2", b"Message-ID: <2@x>\r\nIn-Reply-To: <1@x>\r\n\r\n", "sent")
+        await self.deliver("3", b"Message-ID: <3@x>\r\nReferences: <1@x> <2@x> <gone@x>\r\n\r\n")
+        await self.deliver("4", b"Message-ID: <4@x>\r\n\r\n")
+        found = await self.box.thread(root)
+        self.assertEqual([each.box for each in found], ["inbox", "sent", "inbox"])
+        self.assertEqual([each.entry.parent for each in found], ["0", root, mine])
+
+    async def test_unread(self) -> None:
+        """A delivered message is unread until it is opened, and can be marked again."""
+        await self.deliver("1")
+        ((listed,), _) = await self.box.page("inbox")
+        self.assertTrue(listed.unread)
+        self.assertEqual(await self.box.unread_count(), 1)
+        await self.box.mark(listed.stamp, unread=False)
+        self.assertFalse((await self.box.get("inbox", listed.stamp)).unread)
+        await self.box.mark(listed.stamp, unread=True)
+        self.assertEqual(await self.box.unread_count(), 1)
+
+    async def test_delete(self) -> None:
+        """Deleting takes the entry, its indexes and its body; a second click is told so."""
+        message_id = await self.deliver("1", b"Message-ID: <1@x>\r\n\r\n")
+        ((listed,), _) = await self.box.page("inbox")
+        await self.box.delete("inbox", listed.stamp)
+        with self.assertRaises(NoSuchEntry):
+            await self.box.delete("inbox", listed.stamp)
+        with self.assertRaises(NoSuchMessage):
+            await self.world.bodies.find(message_id)
+        page = await self.world.table.scan(b"mail/bob")
+        self.assertEqual([cell.col[:10] for cell in page.cells], [b"delivered/"])
+        with self.assertRaises(NoSuchEntry):
+            await self.box.mark(listed.stamp, unread=True)
+
+
+class OutboxTests(TestCase):
+    def setUp(self) -> None:
+        self.world = MailWorld()
+
+    async def inbox(self, name: str, box: Any = "inbox") -> list[Any]:
+        return (await self.world.post.mailbox(name).page(box))[0]
+
+    async def test_local(self) -> None:
+        """A message to users here is in their inboxes and in the sender's sent box when send returns."""
+        out = self.world.outgoing("bob@penncloud", "Carol@PennCloud", "bob@penncloud")
+        self.assertTrue(await self.world.outbox.send("t1", out))
+        for name in ("bob", "carol"):
+            (mine,) = await self.inbox(name)
+            self.assertEqual(
+                (mine.entry.subject, mine.entry.return_path), ("hi", "alice@penncloud")
+            )
+        (sent,) = await self.inbox("alice", "sent")
+        self.assertEqual(sent.entry.id, mine.entry.id)
+        self.assertEqual(self.world.rows(b"mail-intents/"), [])
+        self.assertEqual(
+            sorted(await self.world.bodies.holders(sent.entry.id)),
+            ["inbox/bob", "inbox/carol", "sent/alice"],
+        )
+
+    async def test_outside_is_queued_per_domain(self) -> None:
+        """Outside recipients become one item per domain, due at once; the submission is gone."""
+        out = self.world.outgoing("x@a.org", "y@b.org", "z@a.org", "bob@penncloud")
+        await self.world.outbox.send("t1", out)
+        other = self.world.queue_of("smtp-1")
+        due = [item for n in range(8) for item, _ in (await other.due(n, 50))[0]]
+        self.assertEqual(
+            sorted((item.domain, [r.address for r in item.recipients]) for item in due),
+            [("a.org", ["x@a.org", "z@a.org"]), ("b.org", ["y@b.org"])],
+        )
+
+    async def test_sent_once(self) -> None:
+        """A form that is sent twice, also days of minutes later, sends one message."""
+        out = self.world.outgoing("bob@penncloud", "x@a.org")
+        self.assertTrue(await self.world.outbox.send("t1", out))
+        self.assertFalse(await self.world.outbox.send("t1", out))
+        self.world.clock.advance(3600 * 30)
+        self.assertFalse(await self.world.outbox.send("t1", out))
+        self.assertEqual(len(await self.inbox("bob")), 1)
+        self.assertEqual(len(await self.inbox("alice", "sent")), 1)
+        self.assertEqual(len(self.world.rows(b"message/")), 1)
+
+    async def test_unknown_local_recipient(self) -> None:
+        """A local address that nobody has stops the whole message before anything is sent."""
+        with self.assertRaises(UnknownRecipients) as caught:
+            await self.world.outbox.send("t", self.world.outgoing("bob@penncloud", "zoe@penncloud"))
+        self.assertEqual(caught.exception.addresses, ["zoe@penncloud"])
+        self.assertEqual(await self.inbox("bob"), [])
+
+    async def test_too_large(self) -> None:
+        """A message above the limit is refused and leaves nothing."""
+        self.world.outbox.max_bytes = 100_000
+
+        async def endless(message_id: str) -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 60_000
+
+        base = self.world.outgoing("bob@penncloud")
+        out = Outgoing(base.user, base.sender, base.recipients, endless)
+        with self.assertRaises(TooLarge):
+            await self.world.outbox.send("t", out)
+        self.assertEqual(self.world.rows(b""), [])
+
+    async def test_crash_after_the_commit(self) -> None:
+        """Whatever write fails, a retry or another node completes the message, and only once.
+
+        The store fails at the n-th write for every n; then the form is sent again and an smtp node
+        carries out what lies in the queue.
+        """
+        for fail_at in range(1, 14):
+            world = MailWorld()
+            world.bodies._table = world.queue._table = _Failing(world.table, fail_at)
+            world.post._table = world.bodies._table
+            out = world.outgoing("bob@penncloud", "x@a.org")
+            try:
+                await world.outbox.send("t", out)
+            except Unavailable:
+                await world.outbox.send("t", out)
+            world.clock.advance(60)
+            other = world.queue_of("smtp-1")
+            world.outbox._queue = other
+            await self.work(world, other)
+            world.clock.advance(60)
+            await self.work(world, other)
+            with self.subTest(fail_at=fail_at):
+                self.assertEqual(len((await world.post.mailbox("bob").page("inbox"))[0]), 1)
+                self.assertEqual(len((await world.post.mailbox("alice").page("sent"))[0]), 1)
+                items = [i for n in range(8) for i, _ in (await other.due(n, 9))[0]]
+                self.assertEqual([item.domain for item in items], ["a.org"])
+
+    async def work(self, world: MailWorld, queue: Any) -> None:
+        for shard in range(8):
+            for item, version in (await queue.due(shard, 9))[0]:
+                if not item.domain:
+                    claimed = await queue.claim(item, version)
+                    await world.outbox.carry_out(claimed)
+
+    async def test_reclaim(self) -> None:
+        """A body that was written for a message never committed is removed a day later, others stay."""
+        world = self.world
+        await world.outbox.send("kept", world.outgoing("bob@penncloud"))
+        (kept,) = await self.inbox("bob")
+        lost = world.bodies.new_id()
+        writer = await world.bodies.open(lost, ["sent/alice", "queue/none"])
+        await writer.write(b"x" * 700_000)
+        await writer.finish(["sent/alice", "queue/none"])
+        half = await world.bodies.open(world.bodies.new_id(), ["sent/alice"])
+        await half.write(b"x" * 700_000)
+        reclaimer = Reclaimer(world.table, world.environment, world.bodies, world.post, world.queue)
+        self.assertEqual(await reclaimer.round(), 0)
+        world.clock.advance(STALE_S + 3 * 86400)
+        self.assertEqual(await reclaimer.round(), 2)
+        self.assertEqual(world.rows(b"message/"), [b"message/" + kept.entry.id.encode()])
+        self.assertEqual(world.rows(b"blob/") + world.rows(b"mail-intents/"), [])
+        self.assertEqual(world.rows(b"queue/"), [])
+
+
+class _Failing:
+    """A table whose n-th write is executed but not answered, or (even n) not executed."""
+
+    def __init__(self, table: Any, fail_at: int) -> None:
+        self._table, self._left, self._executes = table, fail_at, fail_at % 2 == 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
+
+    async def mutate(self, *args: Any, **kwargs: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            if self._executes:
+                await self._table.mutate(*args, **kwargs)
+            raise Unavailable("the answer was lost")
+        return await self._table.mutate(*args, **kwargs)
+
+
+class QueueTests(TestCase):
+    def setUp(self) -> None:
+        self.world = MailWorld()
+
+    async def queued(self) -> Any:
+        await self.world.outbox.send("t", self.world.outgoing("x@a.org"))
+        self.shard = int(row_of(submission_id("alice", "t"))[-2:])
+
+    async def test_one_of_two_claims(self) -> None:
+        """Of two nodes that want an item one gets it."""
+        await self.queued()
+        one, two = self.world.queue_of("smtp-1"), self.world.queue_of("smtp-2")
+        ((item, version),) = (await one.due(self.shard, 9))[0]
+        self.assertIsNotNone(await one.claim(item, version))
+        self.assertIsNone(await two.claim(item, version))
+
+    async def test_takeover(self) -> None:
+        """A renewed lease is left alone; one that stays unchanged for its time is taken over."""
+        await self.queued()
+        one, two = self.world.queue_of("smtp-1"), self.world.queue_of("smtp-2")
+        ((item, version),) = (await one.due(self.shard, 9))[0]
+        claimed = await one.claim(item, version)
+        assert claimed is not None
+        for _ in range(10):
+            self.world.clock.advance(2.5)
+            await one.renew(claimed)
+            self.assertEqual((await two.due(self.shard, 9))[0], [])
+        self.assertTrue(one.holds(claimed))
+        self.world.clock.advance(8.1)
+        self.assertFalse(one.holds(claimed))
+        free, again = await two.due(self.shard, 9)
+        self.assertEqual(free, [])
+        self.assertIsNotNone(again)
+        self.world.clock.advance(8.1)
+        ((item, version),) = (await two.due(self.shard, 9))[0]
+        self.assertIsNotNone(await two.claim(item, version))
+        with self.assertRaises(Exception) as caught:
+            await one.renew(claimed)
+        self.assertEqual(type(caught.exception).__name__, "LeaseLost")
+
+    async def test_a_fast_wall_clock_takes_nothing(self) -> None:
+        """A node whose wall clock is an hour ahead does not take a lease that is renewed."""
+        await self.queued()
+        one, two = self.world.queue_of("smtp-1"), self.world.queue_of("smtp-2")
+        ((item, version),) = (await one.due(self.shard, 9))[0]
+        claimed = await one.claim(item, version)
+        assert claimed is not None
+        self.world.offset_s += 3600
+        for _ in range(6):
+            self.assertEqual((await two.due(self.shard, 9))[0], [])
+            self.world.clock.advance(2.5)
+            await one.renew(claimed)
+
+    async def test_own_earlier_run(self) -> None:
+        """A node that was restarted goes on with its items at once."""
+        await self.queued()
+        one, again = self.world.queue_of("smtp-1"), self.world.queue_of("smtp-1", 2)
+        ((item, version),) = (await one.due(self.shard, 9))[0]
+        await one.claim(item, version)
+        self.world.clock.advance(8.1)
+        self.assertEqual(len((await again.due(self.shard, 9))[0]), 1)
+
+    async def test_executed_once(self) -> None:
+        """An id that was finished is not queued again while it is remembered."""
+        await self.queued()
+        self.assertFalse(await self.world.queue.has(submission_id("alice", "t")))
+        page = await self.world.table.scan(b"queue/%02d" % self.shard, b"done/", b"done0")
+        self.assertEqual(len(page.cells), 1)
+
+
+class ComposeTests(TestCase):
+    async def raw(self, **more: Any) -> bytes:
+        pieces = compose(MailWorld().letter(**more), "B")
+        return b"".join([piece async for piece in pieces])
+
+    async def test_text_survives(self) -> None:
+        """Any text comes out as it went in, on lines of CRLF within the limit."""
+        body = "Grüße\n.dot\n..two\nFrom here\n" + "x" * 5000 + " \n\t\n--B\n--=_B\n"
+        raw = await self.raw(text=body, subject="Süß " * 40)
+        self.assertEqual(raw.count(b"\n"), raw.count(b"\r\n"))
+        self.assertLess(max(map(len, raw.split(b"\r\n"))), 999)
+        self.assertTrue(raw.isascii())
+        found = parse(raw)
+        self.assertEqual(text(raw, found.parts[0], 10_000)[0], body)
+        self.assertEqual(found.headers.text("subject"), ("Süß " * 40).strip())
+
+    async def test_attachments_survive(self) -> None:
+        """Attachments of any bytes and name come back, however their pieces were cut."""
+        data = bytes(range(256)) * 50
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(0, len(data), 777):
+                yield data[at : at + 777]
+
+        names = ["a.bin", 'quo"te.txt', "bü cher;.pdf"]
+        raw = await self.raw(
+            attachments=tuple(Attachment(name, "application/x-y", pieces) for name in names)
+        )
+        found = parse(raw).attachments
+        self.assertEqual([content(raw, part) for part in found], [data] * 3)
+        self.assertEqual(
+            [part.download_name for part in found], ["a.bin", "quo_te.txt", "bü cher_.pdf"]
+        )
+        self.assertEqual(found[0].content_type, "application/x-y")
+
+    def test_no_header_injection(self) -> None:
+        """A line break in any header value is refused, not folded in."""
+        world = MailWorld()
+        for more in (
+            {"subject": "a\r\nBcc: x"},
+            {"subject": "a\nb"},
+            {"in_reply_to": "<a>\r\nB: c"},
+        ):
+            self.assertRaises(BadHeader, headers, world.letter(**more))
