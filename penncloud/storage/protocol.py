@@ -1,0 +1,400 @@
+"""The text protocol at a storage server: one connection.
+
+Theory of operation
+    Every received chunk is decoded in one pass; its requests wait in `_waiting` and are started while
+    the connection is within its bounds: `pipeline_depth` requests under way, replies held in memory,
+    and a transport that takes more. While some have to wait nothing more is read, so that TCP makes the
+    client wait too. A reply goes out when every earlier one has, and requests to one row take effect
+    in their order (see `row_order`).
+
+    A client that does not read its replies stops being served when the transport's buffer is full, and
+    is dropped when it has taken nothing for `STALLED_S`. Pushes (`!CHANGED`) to it are coalesced to one
+    per row meanwhile. A fatal error is answered after everything before it; then the connection is
+    closed in a way that lets the client read the answer (see `_linger`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IHalfCloseableDescriptor,
+    IHalfCloseableProtocol,
+    IPushProducer,
+)
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from penncloud.platform.errors import DiskError
+from penncloud.storage.replies import ReplyQueue, Slot
+from penncloud.storage.row_order import RowOrder
+from penncloud.storage.watches import Watcher
+from penncloud.wire.limits import MAX_WATCHES
+from penncloud.wire.messages import (
+    Changed,
+    CompareAndPut,
+    CompareVersionAndPut,
+    Delete,
+    Error,
+    Get,
+    Malformed,
+    Map,
+    Mutate,
+    Mutation,
+    Ok,
+    Put,
+    Reply,
+    Request,
+    RequestId,
+    Scan,
+    ScanTablet,
+    Unknown,
+    Unwatch,
+    Watch,
+    Where,
+)
+from penncloud.wire.replies import encode_reply
+from penncloud.wire.requests import RequestDecoder
+
+# Replies given to the transport in one write, and answered replies held behind an unanswered one before
+# further requests have to wait.
+WRITE_BYTES: Final = 64 * 1024
+HELD_BYTES: Final = 1024 * 1024
+# Requests that wait for an earlier one to their row: all may be answered at the same moment.
+MAX_BEHIND: Final = 16
+# A client that takes none of the waiting replies for so long is dropped.
+STALLED_S: Final = 30.0
+# After a fatal error: how long what the client still sends is read and thrown away.
+LINGER_S: Final = 2.0
+
+_MUTATIONS: Final = (Put, CompareAndPut, CompareVersionAndPut, Delete, Mutate)
+
+
+class Service(Protocol):
+    """What answers the requests: the server's tablets. Reads may raise DiskError."""
+
+    def get(self, request: Get) -> Reply: ...
+
+    def mutate(
+        self, mutation: Mutation, request_id: RequestId | None
+    ) -> Reply | Deferred[Reply]: ...
+
+    def scan(self, request: Scan) -> Reply: ...
+
+    def scan_tablet(self, request: ScanTablet) -> Reply: ...
+
+    def watch(self, request: Watch, watcher: Watcher) -> Reply: ...
+
+    def unwatch(self, request: Unwatch, watcher: Watcher) -> Reply: ...
+
+
+@implementer(IHalfCloseableProtocol)
+class TextProtocol(LineReceiver):
+    """One client. `clock` has IReactorTime; `ended` is called when the connection is gone."""
+
+    log = Logger()
+    delimiter = b"\r\n"
+
+    def __init__(
+        self,
+        clock: Any,
+        service: Service,
+        pipeline_depth: int,
+        ended: Callable[[TextProtocol], None],
+    ) -> None:
+        self._clock = clock
+        self._service = service
+        self._depth = pipeline_depth
+        self._ended = ended
+        self._decoder = RequestDecoder()
+        self._waiting: deque[Request | Malformed] = deque()
+        self._replies = ReplyQueue()
+        self._order = RowOrder()
+        self._request_id: RequestId | None = None
+        # Watched rows, and whether the client has been told that the watch holds.
+        self._watched: dict[bytes, bool] = {}
+        self._changes: dict[bytes, int] = {}
+        self._outflow = _Outflow(self)
+        self._congested = False
+        self._reading_paused = False
+        self._working = False
+        # No request is taken any more; of the two reasons `_lost_framing` is the worse.
+        self._ending = False
+        self._lost_framing = False
+        # All replies are out and the connection is being closed.
+        self._closing = False
+        self._deadline: Any = None
+
+    # -- the connection --------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        self._transport.registerProducer(self._outflow, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._ending:
+            self._waiting.extend(self._decoder.feed(data))
+            self._work()
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more, but waits for its replies."""
+        if self._closing:
+            self._transport.loseConnection()
+        else:
+            self.finish()
+
+    def writeConnectionLost(self) -> None:
+        """Our direction is closed after a fatal error; see `_close`."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._ending = self._closing = True
+        self._set_deadline(None)
+        for row in self._watched:
+            self._service.unwatch(Unwatch(row), self)
+        self._watched.clear()
+        self._changes.clear()
+        self._waiting.clear()
+        self._order.clear()
+        self._replies.clear()
+        self._ended(self)
+
+    def finish(self) -> None:
+        """Take no more requests, answer those that have come, then close."""
+        self._ending = True
+        self._work()
+
+    def drop(self) -> None:
+        """End the connection now, whatever has not been sent."""
+        self._transport.abortConnection()
+
+    def congestion(self, congested: bool) -> None:
+        """The transport's buffer is full, or has room again."""
+        self._congested = congested
+        if not self._closing:
+            self._set_deadline(STALLED_S if congested else None)
+            if not congested:
+                self._work()
+
+    @property
+    def _transport(self) -> Any:
+        return self.transport
+
+    def _stalled(self) -> None:
+        self._deadline = None
+        if not self._closing:
+            self.log.info("{peer} takes no replies: dropped", peer=self._transport.getPeer())
+        self.drop()
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if seconds is not None:
+            self._deadline = self._clock.callLater(seconds, self._stalled)
+
+    def _close(self) -> None:
+        """Close after the last reply, such that it arrives.
+
+        Closing a socket that holds unread bytes resets the connection, and the reset may overtake the
+        reply. So after a fatal error only our direction is closed, and what the client still sends is
+        thrown away for a while.
+        """
+        self._closing = True
+        self._transport.unregisterProducer()
+        half_closeable = IHalfCloseableDescriptor.providedBy(self._transport)
+        if self._lost_framing and half_closeable:
+            self._set_deadline(LINGER_S)
+            self._transport.loseWriteConnection()
+            if self._reading_paused:
+                self._transport.resumeProducing()
+        else:
+            self._set_deadline(STALLED_S)
+            self._transport.loseConnection()
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Start what may be started, send what may be sent, and read or not."""
+        if self._working or self._closing:
+            return
+        self._working = True
+        try:
+            while True:
+                while self._waiting and self._has_room():
+                    self._start(self._waiting.popleft())
+                if not self._send():
+                    break
+        finally:
+            self._working = False
+        self._push()
+        self._read_or_not()
+
+    def _has_room(self) -> bool:
+        return (
+            not self._congested
+            and len(self._replies) < self._depth
+            and self._replies.held_bytes < HELD_BYTES
+            and self._order.waiting < MAX_BEHIND
+        )
+
+    def _read_or_not(self) -> None:
+        if self._ending and not self._waiting and not len(self._replies):
+            self._close()
+        elif not self._ending and bool(self._waiting) is not self._reading_paused:
+            self._reading_paused = bool(self._waiting)
+            if self._reading_paused:
+                self._transport.pauseProducing()
+            else:
+                self._transport.resumeProducing()
+
+    def _start(self, request: Request | Malformed) -> None:
+        if isinstance(request, RequestId):
+            self._name_next(request)
+            return
+        request_id, self._request_id = self._request_id, None
+        sent = None
+        if isinstance(request, Watch):
+            row = request.row
+            sent = lambda: self._watch_holds(row)  # noqa: E731 (a closure over this row)
+        slot = self._replies.open(sent)
+        if isinstance(request, Malformed):
+            self._replies.fill(slot, Error(request.code, request.text))
+            self._lost_framing = request.fatal
+            self._ending = self._ending or request.fatal
+        elif isinstance(request, _MUTATIONS):
+            self._order.admit(request.row, False, lambda: self._mutate(request, request_id, slot))
+        elif request_id is not None:
+            self._replies.fill(slot, Error("RQID", "RQID stands before a mutation only"))
+        elif isinstance(request, Get | Scan):
+            self._order.admit(request.row, True, lambda: self._read(request, slot))
+        else:
+            self._read(request, slot)
+
+    def _name_next(self, request_id: RequestId) -> None:
+        """RQID has no reply of its own; one without a mutation is told so in its place."""
+        if self._request_id is not None:
+            error = Error("RQID", "RQID stands before a mutation only")
+            self._replies.fill(self._replies.open(), error)
+        self._request_id = request_id
+
+    def _mutate(self, mutation: Mutation, request_id: RequestId | None, slot: Slot) -> bool:
+        """Execute a mutation; whether it is under way now."""
+        try:
+            answer = self._service.mutate(mutation, request_id)
+        except DiskError as error:
+            answer = self._unreadable(mutation, error)
+        if isinstance(answer, Deferred):
+            answer.addErrback(self._broken)
+            answer.addCallback(self._answered, mutation.row, slot)
+            return True
+        self._replies.fill(slot, answer)
+        return False
+
+    def _read(self, request: Request, slot: Slot) -> bool:
+        """Answer a request that changes no cell."""
+        try:
+            reply = self._ask(request)
+        except DiskError as error:
+            reply = self._unreadable(request, error)
+        self._replies.fill(slot, reply)
+        return False
+
+    def _ask(self, request: Request) -> Reply:
+        match request:
+            case Get():
+                return self._service.get(request)
+            case Scan():
+                return self._service.scan(request)
+            case ScanTablet():
+                return self._service.scan_tablet(request)
+            case Watch(row):
+                return self._watch(row)
+            case Unwatch(row):
+                self._watched.pop(row, None)
+                self._changes.pop(row, None)
+                return self._service.unwatch(request, self)
+            case Where() | Map():
+                return Error("COMMAND", "WHERE and MAP are answered by coordinators")
+            case _:
+                raise AssertionError(f"{request} is no request of its own")
+
+    def _unreadable(self, request: Request, error: DiskError) -> Reply:
+        self.log.error("{kind}: {error}", kind=type(request).__name__, error=error)
+        return Error("DISK", "the disk cannot give the cells")
+
+    def _broken(self, failure: Failure) -> Reply:
+        self.log.failure("a mutation of {peer}", failure, peer=self._transport.getPeer())
+        return Unknown()
+
+    def _answered(self, reply: Reply, row: bytes, slot: Slot) -> None:
+        if not self._closing:
+            self._replies.fill(slot, reply)
+            self._order.ended(row)
+            self._work()
+
+    # -- watches ---------------------------------------------------------------------------------
+
+    def _watch(self, row: bytes) -> Reply:
+        if len(self._watched) >= MAX_WATCHES and row not in self._watched:
+            return Error("LIMIT", f"a connection watches at most {MAX_WATCHES} rows")
+        request = Watch(row)
+        reply = self._service.watch(request, self)
+        if isinstance(reply, Ok):
+            self._watched.setdefault(row, False)
+        elif self._watched.pop(row, None) is not None:
+            self._changes.pop(row, None)
+            self._service.unwatch(Unwatch(row), self)
+        return reply
+
+    def _watch_holds(self, row: bytes) -> None:
+        if row in self._watched:
+            self._watched[row] = True
+
+    def changed(self, row: bytes, version: int) -> None:
+        """Part of Watcher: told at once, or with the latest version as soon as possible."""
+        if row in self._watched:
+            self._changes[row] = version
+            if not self._working:
+                self._push()
+
+    def _push(self) -> None:
+        """Pushes go between replies, and only of watches whose reply has gone out."""
+        if not self._changes or self._congested or self._closing:
+            return
+        told = [row for row in self._changes if self._watched.get(row)]
+        out = [encode_reply(Changed(row, self._changes.pop(row))) for row in told]
+        if out:
+            self._transport.write(b"".join(out))
+
+    # -- replies ---------------------------------------------------------------------------------
+
+    def _send(self) -> bool:
+        """Write some of what is complete; whether there was any."""
+        if self._congested:
+            return False
+        data = self._replies.take(WRITE_BYTES)
+        if data:
+            self._transport.write(data)
+        return bool(data)
+
+
+@implementer(IPushProducer)
+class _Outflow:
+    """What the transport tells of its buffer (LineReceiver's producer methods are about reading)."""
+
+    def __init__(self, protocol: TextProtocol) -> None:
+        self._protocol = protocol
+
+    def pauseProducing(self) -> None:
+        self._protocol.congestion(True)
+
+    def resumeProducing(self) -> None:
+        self._protocol.congestion(False)
+
+    def stopProducing(self) -> None:
+        """The connection is lost; `connectionLost` sees to it."""

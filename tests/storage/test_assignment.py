@@ -1,0 +1,77 @@
+"""What the coordinators assigned survives, in the right order, and junk is told."""
+
+from __future__ import annotations
+
+import random
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from penncloud.platform.memory_disk import MemoryDisk
+from penncloud.rpc.registration import Assign, TabletAssignment
+from penncloud.storage.assignment import FILE, Assignment, BadAssignment
+
+
+def tablet(number: int, lo: int, hi: int) -> TabletAssignment:
+    return TabletAssignment(number, lo, hi, 1, "storage-1", ["storage-1"])
+
+
+FIRST = Assign(3, [tablet(1, 0, 10), tablet(2, 20, 30)])
+SECOND = Assign(4, [tablet(1, 0, 10)])
+
+
+class AssignmentTests(SynchronousTestCase):
+    """One server's assignment on its disk."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.disk = MemoryDisk(self.clock, random.Random(1))
+        self.assignment = Assignment(self.disk)
+
+    def update(self, news: Assign) -> bool:
+        done = Deferred.fromCoroutine(self.assignment.update(news))
+        for _ in range(5):
+            self.clock.advance(1)
+        return self.successResultOf(done)
+
+    def test_remembered_over_a_crash(self) -> None:
+        """What was answered is there after a restart; a new server has nothing."""
+        self.assertEqual((self.assignment.map_version, self.assignment.tablets), (0, ()))
+        self.assertTrue(self.update(FIRST))
+        again = Assignment(self.disk.crash())
+        self.assertEqual((again.map_version, list(again.tablets)), (3, FIRST.tablets))
+
+    def test_older_news_are_ignored(self) -> None:
+        """Two coordinators may send in any order; the same again changes nothing."""
+        self.update(SECOND)
+        self.assertFalse(self.update(FIRST))
+        self.assertTrue(self.update(SECOND))
+        self.assertEqual(list(self.assignment.tablets), SECOND.tablets)
+
+    def test_at_once(self) -> None:
+        """Of two that arrive together the newer one stays."""
+        done = [Deferred.fromCoroutine(self.assignment.update(news)) for news in (SECOND, FIRST)]
+        for _ in range(5):
+            self.clock.advance(1)
+        self.assertEqual([self.successResultOf(d) for d in done], [True, False])
+        self.assertEqual(Assignment(self.disk.crash()).map_version, 4)
+
+    def test_nonsense_is_refused(self) -> None:
+        """Tablets that overlap or come twice would lose writes."""
+        for tablets in (
+            [tablet(1, 0, 10), tablet(2, 9, 30)],
+            [tablet(1, 5, 5)],
+            [tablet(1, 0, 10), tablet(1, 10, 20)],
+        ):
+            done = Deferred.fromCoroutine(self.assignment.update(Assign(9, tablets)))
+            self.failureResultOf(done, BadAssignment)
+        self.assertEqual(self.assignment.map_version, 0)
+
+    def test_a_damaged_file(self) -> None:
+        """It is told by its name, not ignored."""
+        done = self.disk.replace(FILE, b'{"type": "assign"')
+        for _ in range(5):
+            self.clock.advance(1)
+        self.successResultOf(done)
+        self.assertIn(FILE, str(self.assertRaises(BadAssignment, Assignment, self.disk)))

@@ -1,0 +1,368 @@
+"""One tablet: order, durability before answers, exactly-once, bounds, a full and a failing disk."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from penncloud.platform.errors import DiskFailed, DiskFull
+from penncloud.storage.dedup import MAX_KEPT_VALUE
+from penncloud.storage.journal import Journal
+from penncloud.storage.tablet import DISK_FULL_RETRY_MS, RETRY_MS, Answer, Tablet
+from penncloud.storage.watches import Watches
+from penncloud.wire.limits import MAX_SCAN_BYTES
+from penncloud.wire.messages import (
+    AppendCell,
+    Busy,
+    Cells,
+    CompareAndPut,
+    CompareVersionAndPut,
+    Delete,
+    Error,
+    IfVersion,
+    Mismatch,
+    Missing,
+    Mutate,
+    Ok,
+    Put,
+    Reply,
+    RequestId,
+    Scan,
+    ScanTablet,
+    Unknown,
+    Value,
+)
+from tests.storage.memory_engine import MemoryEngine
+
+R = b"row"
+ID = RequestId(b"me", 1)
+
+
+class Recorder:
+    """A watcher that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[bytes, int]] = []
+
+    def changed(self, row: bytes, version: int) -> None:
+        self.heard.append((row, version))
+
+
+class TabletTestCase(SynchronousTestCase):
+    """One tablet on an engine that syncs when told."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.watches = Watches()
+        self.start(MemoryEngine())
+
+    def start(
+        self, engine: MemoryEngine, in_flight: int = 100, in_flight_bytes: int = 10**6
+    ) -> None:
+        self.engine = engine
+        self.journal = Journal(self.clock, engine)
+        self.tablet = Tablet(
+            1,
+            7,
+            engine,
+            self.journal,
+            self.watches,
+            max_in_flight=in_flight,
+            max_in_flight_bytes=in_flight_bytes,
+        )
+        engine.request_ids_of = lambda tablet: self.tablet.request_ids()
+
+    def turn(self) -> None:
+        """The end of a reactor turn."""
+        self.clock.advance(0)
+
+    def sync(self) -> None:
+        """The end of a reactor turn, and everything reaches the disk."""
+        self.turn()
+        while self.engine.waiting:
+            self.engine.sync()
+
+    def waits(self, answer: Answer) -> Deferred[Reply]:
+        assert isinstance(answer, Deferred), answer
+        self.assertNoResult(answer)
+        return answer
+
+    def done(self, answer: Answer) -> Reply:
+        return self.successResultOf(answer) if isinstance(answer, Deferred) else answer
+
+    def put(self, col: bytes, value: bytes) -> Reply:
+        """A write that is done."""
+        answer = self.tablet.mutate(Put(R, col, value))
+        self.sync()
+        return self.done(answer)
+
+
+class PipelineTests(TabletTestCase):
+    """From a mutation to its answer."""
+
+    def test_answered_only_when_durable(self) -> None:
+        """Neither the answer nor a read shows a write before the disk has it."""
+        answer = self.waits(self.tablet.mutate(Put(R, b"c", b"v")))
+        self.turn()
+        self.waits(answer)
+        self.assertEqual(self.tablet.get(R, b"c"), Missing())
+        self.engine.sync()
+        self.assertEqual(self.done(answer), Ok(1))
+        self.assertEqual(self.tablet.get(R, b"c"), Value(1, b"v"))
+
+    def test_one_turn_is_one_append(self) -> None:
+        """Requests that arrive together share a sync; what comes meanwhile shares the next."""
+        first = [self.tablet.mutate(Put(R, b"%d" % i, b"")) for i in range(5)]
+        self.turn()
+        later = [self.tablet.mutate(Put(R, b"%d" % i, b"")) for i in range(3)]
+        self.turn()
+        self.assertEqual(self.engine.appends, [5])
+        self.engine.sync()
+        self.assertEqual([self.done(a) for a in first], [Ok(v) for v in range(1, 6)])
+        self.assertEqual(self.engine.appends, [5, 3])
+        self.waits(later[0])
+        self.engine.sync()
+        self.assertEqual([self.done(a) for a in later], [Ok(6), Ok(7), Ok(8)])
+
+    def test_decided_against_what_is_prepared(self) -> None:
+        """Of two comparisons under way at once only the first wins, whatever is durable yet."""
+        first = self.tablet.mutate(CompareVersionAndPut(R, b"c", 0, b"one"))
+        second = self.tablet.mutate(CompareVersionAndPut(R, b"c", 0, b"two"))
+        chained = self.tablet.mutate(CompareAndPut(R, b"c", b"one", b"three"))
+        self.waits(second)
+        self.sync()
+        self.assertEqual(self.done(first), Ok(1))
+        self.assertEqual(self.done(second), Mismatch(1, b"one"))
+        self.assertEqual(self.done(chained), Ok(2))
+        self.assertEqual(self.tablet.get(R, b"c"), Value(2, b"three"))
+
+    def test_a_failure_waits_for_what_it_saw(self) -> None:
+        """Nobody is shown a value that a crash could still take away."""
+        self.put(b"c", b"old")
+        write = self.tablet.mutate(Put(R, b"c", b"new"))
+        failed = self.waits(self.tablet.mutate(CompareAndPut(R, b"c", b"old", b"x")))
+        self.turn()
+        self.waits(failed)
+        self.engine.sync()
+        self.assertEqual((self.done(write), self.done(failed)), (Ok(2), Mismatch(2, b"new")))
+
+    def test_a_failure_on_committed_cells_is_answered_at_once(self) -> None:
+        """It takes no version and needs no disk."""
+        self.put(b"c", b"old")
+        self.assertEqual(
+            self.tablet.mutate(CompareAndPut(R, b"c", b"x", b"y")), Mismatch(1, b"old")
+        )
+        self.assertEqual(self.tablet.mutate(Delete(R, b"none")), Missing())
+        self.assertEqual(self.put(b"d", b""), Ok(2))
+
+    def test_a_deletion_under_way_is_seen(self) -> None:
+        """A second delete, and a comparison with nothing, see the first delete."""
+        self.put(b"c", b"v")
+        first = self.tablet.mutate(Delete(R, b"c"))
+        second = self.waits(self.tablet.mutate(Delete(R, b"c")))
+        again = self.tablet.mutate(CompareVersionAndPut(R, b"c", 0, b"w"))
+        self.sync()
+        self.assertEqual([self.done(a) for a in (first, second, again)], [Ok(2), Missing(), Ok(3)])
+
+    def test_watchers_hear_of_commits(self) -> None:
+        """Once per row and batch, after the commit, with the last version; failures are silent."""
+        recorder = Recorder()
+        self.watches.add(R, recorder)
+        self.tablet.mutate(Put(R, b"a", b""))
+        self.tablet.mutate(Put(R, b"b", b""))
+        self.tablet.mutate(Put(b"other", b"b", b""))
+        self.tablet.mutate(CompareAndPut(R, b"zz", b"x", b"y"), ID)
+        self.assertEqual(recorder.heard, [])
+        self.sync()
+        self.assertEqual(recorder.heard, [(R, 2)])
+
+    def test_two_tablets_share_an_append(self) -> None:
+        """One sync serves all tablets of a server, and each counts its own versions."""
+        other = Tablet(2, 7, self.engine, self.journal, self.watches)
+        answers = [t.mutate(Put(R, b"c", b"")) for t in (self.tablet, other)]
+        self.sync()
+        self.assertEqual(self.engine.appends, [2])
+        self.assertEqual([self.done(a) for a in answers], [Ok(1), Ok(1)])
+
+
+class ExactlyOnceTests(TabletTestCase):
+    """Request ids."""
+
+    def test_a_repeat_gets_the_first_answer(self) -> None:
+        """It is not executed again, even when the cell has changed since."""
+        append = Mutate(R, (AppendCell(b"", b"v"),))
+        first = self.tablet.mutate(append, ID)
+        self.sync()
+        self.put(b"c", b"")
+        self.assertEqual((self.done(first), self.tablet.mutate(append, ID)), (Ok(1), Ok(1)))
+        cells = self.tablet.scan(Scan(R, b"0", b"1", 10))
+        assert isinstance(cells, Cells)
+        self.assertEqual(len(cells.cells), 1)
+
+    def test_a_repeat_of_one_under_way_waits_for_it(self) -> None:
+        """Both are answered when the first is durable."""
+        first = self.tablet.mutate(Put(R, b"c", b""), ID)
+        repeat = self.waits(self.tablet.mutate(Put(R, b"c", b""), ID))
+        self.turn()
+        self.waits(repeat)
+        self.engine.sync()
+        self.assertEqual((self.done(first), self.done(repeat)), (Ok(1), Ok(1)))
+        self.assertEqual(self.engine.appends, [1])
+
+    def test_a_failure_is_remembered(self) -> None:
+        """A delayed repeat must not succeed after its client was told that it failed."""
+        self.put(b"c", b"x")
+        compare = CompareAndPut(R, b"c", b"y", b"z")
+        failed = self.waits(self.tablet.mutate(compare, ID))
+        self.sync()
+        self.assertEqual(self.done(failed), Mismatch(1, b"x"))
+        self.put(b"c", b"y")
+        self.assertEqual(self.tablet.mutate(compare, ID), Mismatch(1, b"x"))
+        gone = RequestId(b"me", 2)
+        missing = self.tablet.mutate(Delete(R, b"d"), gone)
+        self.sync()
+        self.put(b"d", b"")
+        self.assertEqual(
+            (self.done(missing), self.tablet.mutate(Delete(R, b"d"), gone)), (Missing(), Missing())
+        )
+
+    def test_a_long_mismatch_shows_what_stands_there(self) -> None:
+        """A repeated failure never costs more memory than a short one."""
+        long = b"v" * (MAX_KEPT_VALUE + 1)
+        self.put(b"c", long)
+        compare = CompareAndPut(R, b"c", b"y", b"z")
+        self.tablet.mutate(compare, ID)
+        self.sync()
+        self.assertEqual(self.tablet.mutate(compare, ID), Mismatch(1, long))
+        self.put(b"c", b"now")
+        self.assertEqual(self.tablet.mutate(compare, ID), Mismatch(3, b"now"))
+
+    def test_an_id_below_the_window_is_refused(self) -> None:
+        """It may have been executed, so it is not."""
+        for seq in range(1, 1100):
+            self.tablet.mutate(Put(R, b"c", b""), RequestId(b"me", seq))
+            if seq % 50 == 0:
+                self.sync()
+        self.sync()
+        before = self.tablet.committed
+        answer = self.tablet.mutate(Put(R, b"c", b"again"), ID)
+        assert isinstance(answer, Error)
+        self.assertEqual((answer.code, self.tablet.committed), ("RQID", before))
+
+    def test_ids_survive_a_crash(self) -> None:
+        """Committed or only durable, with or without a checkpoint: a repeat finds the answer."""
+        self.tablet.mutate(Put(R, b"a", b"1"), ID)
+        self.sync()
+        second = RequestId(b"me", 2)
+        self.tablet.mutate(CompareAndPut(R, b"a", b"x", b"y"), second)
+        self.turn()
+        entries, _ = self.engine.waiting[0]
+        self.engine._keep(entries)  # durable, and the process dies before it hears of it
+        self.start(self.engine.restarted())
+        self.assertEqual(self.tablet.mutate(Put(R, b"a", b"1"), ID), Ok(1))
+        self.assertEqual(
+            self.tablet.mutate(CompareAndPut(R, b"a", b"x", b"y"), second), Mismatch(1, b"1")
+        )
+        self.assertEqual(self.put(b"b", b""), Ok(3))
+
+
+class BoundTests(TabletTestCase):
+    """Too much at once, and a disk in trouble."""
+
+    def test_too_many_under_way(self) -> None:
+        """Beyond the bound nothing is done, and the client is told when to come back."""
+        self.start(MemoryEngine(), in_flight=2)
+        for _ in range(2):
+            self.waits(self.tablet.mutate(Put(R, b"c", b"")))
+        self.assertEqual(self.tablet.mutate(Put(R, b"c", b"")), Busy(RETRY_MS))
+        self.sync()
+        self.assertEqual(self.put(b"c", b""), Ok(3))
+        self.assertEqual(self.tablet.in_flight_bytes, 0)
+
+    def test_too_many_bytes_under_way(self) -> None:
+        """Large values fill the bound sooner."""
+        self.start(MemoryEngine(), in_flight_bytes=1000)
+        self.waits(self.tablet.mutate(Put(R, b"c", b"v" * 1000)))
+        self.assertEqual(self.tablet.mutate(Put(R, b"c", b"")), Busy(RETRY_MS))
+
+    def test_a_repeat_is_answered_even_then(self) -> None:
+        """It needs no room."""
+        self.start(MemoryEngine(), in_flight=1)
+        first = self.tablet.mutate(Put(R, b"c", b""), ID)
+        repeat = self.waits(self.tablet.mutate(Put(R, b"c", b""), ID))
+        self.sync()
+        self.assertEqual(self.done(repeat), self.done(first))
+
+    def test_a_full_disk(self) -> None:
+        """Everything decided meanwhile is taken back and told so; reads and later writes go on."""
+        self.put(b"c", b"old")
+        write = self.tablet.mutate(Put(R, b"c", b"new"), ID)
+        self.turn()
+        failed = self.tablet.mutate(CompareAndPut(R, b"c", b"old", b"x"))
+        queued = self.tablet.mutate(Put(R, b"d", b""))
+        self.engine.fail(DiskFull("no room"))
+        for answer in (write, failed, queued):
+            self.assertEqual(self.done(answer), Busy(DISK_FULL_RETRY_MS))
+        self.assertEqual(self.tablet.get(R, b"c"), Value(1, b"old"))
+        self.assertEqual(self.tablet.in_flight_bytes, 0)
+        again = self.tablet.mutate(Put(R, b"c", b"new"), ID)
+        compare = self.tablet.mutate(CompareVersionAndPut(R, b"d", 0, b""))
+        self.sync()
+        self.assertEqual((self.done(again), self.done(compare)), (Ok(2), Ok(3)))
+
+    def test_a_failing_disk(self) -> None:
+        """The outcome of what was under way is unknown, and nothing is written any more."""
+        self.put(b"c", b"old")
+        write = self.tablet.mutate(Put(R, b"c", b"new"))
+        self.turn()
+        self.engine.fail(DiskFailed("I/O error"))
+        self.assertEqual(self.done(write), Unknown())
+        self.assertEqual(len(self.flushLoggedErrors(DiskFailed)), 1)
+        self.assertIsInstance(self.tablet.mutate(Put(R, b"c", b"")), Busy)
+        self.assertEqual(self.tablet.get(R, b"c"), Value(1, b"old"))
+
+
+class ReadTests(TabletTestCase):
+    """Scans."""
+
+    def test_scans(self) -> None:
+        """Ranges, direction, limit and cut values, of committed cells only."""
+        for col in (b"a", b"b", b"c"):
+            self.put(col, col * 3)
+        self.tablet.mutate(Put(R, b"bb", b""))
+        for request, cols, more in (
+            (Scan(R, b"", b"", 10), [b"a", b"b", b"c"], False),
+            (Scan(R, b"b", b"", 1), [b"b"], True),
+            (Scan(R, b"", b"c", 2, True), [b"b", b"a"], False),
+            (Scan(b"none", b"", b"", 1), [], False),
+        ):
+            page = self.tablet.scan(request)
+            assert isinstance(page, Cells)
+            self.assertEqual(([cell.col for cell in page.cells], page.more), (cols, more))
+        page = self.tablet.scan_all(ScanTablet(1, R, b"b", 1, 2))
+        assert isinstance(page, Cells)
+        (cell,) = page.cells
+        self.assertEqual((cell.row, cell.value, cell.size, page.more), (R, b"bb", 3, True))
+
+    def test_a_page_is_bounded_in_bytes(self) -> None:
+        """Large cells come a few at a time, at least one, and cut values count as cut."""
+        self.start(MemoryEngine(instant=True), in_flight_bytes=10**8)
+        for index in range(5):
+            self.put(b"%d" % index, b"v" * (MAX_SCAN_BYTES // 2))
+        page = self.tablet.scan(Scan(R, b"", b"", 10))
+        assert isinstance(page, Cells)
+        self.assertEqual((len(page.cells), page.more), (2, True))
+        page = self.tablet.scan(Scan(R, b"", b"", 10, False, 10))
+        assert isinstance(page, Cells)
+        self.assertEqual((len(page.cells), page.more), (5, False))
+
+    def test_a_mutation_is_atomic(self) -> None:
+        """A failed condition leaves nothing of it."""
+        self.put(b"a", b"1")
+        mutation = Mutate(R, (AppendCell(b"log/", b"x"), IfVersion(b"a", 5)))
+        self.assertEqual(self.tablet.mutate(mutation), Mismatch(1, b"1"))
+        self.sync()
+        page = self.tablet.scan(Scan(R, b"", b"", 10))
+        assert isinstance(page, Cells)
+        self.assertEqual([cell.col for cell in page.cells], [b"a"])

@@ -1,0 +1,84 @@
+"""Which tablet serves a row, and what becomes of requests for rows that are not here."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from penncloud.placement.tablets import even_ranges, row_hash
+from penncloud.rpc.registration import TabletAssignment, Tip
+from penncloud.storage.tablets import Tablets
+from penncloud.wire.messages import Busy, Get, Missing, Moved, Ok, Put, ScanTablet, Value
+from tests.storage.memory_engine import MemoryEngine
+
+
+def assigned(count: int, here: set[int], epoch: int = 1) -> list[TabletAssignment]:
+    """`count` even tablets; those in `here` have storage-1 as their primary."""
+    return [
+        TabletAssignment(n, lo, hi, epoch, "storage-1" if n in here else "storage-2", [])
+        for n, (lo, hi) in enumerate(even_ranges(count), 1)
+    ]
+
+
+class TabletsTests(SynchronousTestCase):
+    """The tablets of storage-1."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.engine = MemoryEngine(instant=True)
+        self.tablets = Tablets("storage-1", self.clock, self.engine)
+
+    def put(self, row: bytes) -> object:
+        answer = self.tablets.mutate(Put(row, b"c", row), None)
+        self.clock.advance(0)
+        return self.successResultOf(answer) if isinstance(answer, Deferred) else answer
+
+    def test_nothing_assigned(self) -> None:
+        """A server that knows of no tablet sends clients away."""
+        self.assertEqual(self.put(b"row"), Moved("", 0))
+        self.assertEqual(self.tablets.tips(), [])
+
+    def test_each_row_in_its_tablet(self) -> None:
+        """Rows are found by their hash; those of others are elsewhere, with their epoch."""
+        self.tablets.assign(assigned(4, {1, 3}, epoch=5))
+        for index in range(50):
+            row = b"row-%d" % index
+            number = row_hash(row) // 2**30 + 1
+            if number in (1, 3):
+                self.assertIsInstance(self.put(row), Ok)
+                self.assertEqual(self.engine._cells[number][(row, b"c")].value, row)
+            else:
+                self.assertEqual(self.put(row), Moved("", 5))
+        self.assertEqual([(tip.tablet, tip.epoch) for tip in self.tablets.tips()], [(1, 5), (3, 5)])
+
+    def test_only_some_of_the_hash_space(self) -> None:
+        """A row behind or before the tablets here belongs to nobody known."""
+        self.tablets.assign([a for a in assigned(4, {2}) if a.id == 2])
+        answers = {type(self.put(b"row-%d" % index)) for index in range(50)}
+        self.assertEqual(answers, {Ok, Moved})
+
+    def test_a_tablet_that_leaves_and_comes_back(self) -> None:
+        """Its cells and versions are as they were."""
+        self.tablets.assign(assigned(1, {1}))
+        self.put(b"row")
+        self.tablets.assign(assigned(1, set(), epoch=2))
+        self.assertEqual(self.tablets.get(Get(b"row", b"c")), Moved("", 2))
+        self.assertEqual(self.tablets.scan_tablet(ScanTablet(1, b"", b"", 1, 0)), Moved("", 0))
+        self.tablets.assign(assigned(1, {1}, epoch=3))
+        self.assertEqual(self.tablets.get(Get(b"row", b"c")), Value(1, b"row"))
+        self.assertEqual(self.tablets.tips(), [Tip(1, 3, 1)])
+
+    def test_stopping(self) -> None:
+        """What is under way is finished, what is new refused."""
+        self.engine.instant = False
+        self.tablets.assign(assigned(1, {1}))
+        self.assertEqual(self.tablets.get(Get(b"row", b"c")), Missing())
+        write = self.tablets.mutate(Put(b"row", b"c", b""), None)
+        assert isinstance(write, Deferred)
+        stopped = Deferred.fromCoroutine(self.tablets.stop())
+        self.assertIsInstance(self.put(b"other"), Busy)
+        self.assertNoResult(stopped)
+        self.engine.sync()
+        self.assertEqual(self.successResultOf(write), Ok(1))
+        self.successResultOf(stopped)
