@@ -123,6 +123,25 @@ class Lb(Role, frozen=True, kw_only=True):
     mode: Literal["redirect", "proxy"] = "redirect"
 
 
+class Agent(Section, frozen=True, kw_only=True):
+    """The process that supervises the servers of one host."""
+
+    # Unique in the cluster: one agent per host.
+    id: str = "agent-1"
+    # Address to listen on, for stop, start and restart of this host's servers.
+    host: str = "127.0.0.1"
+    # Address that others are told, where it differs from `host`.
+    advertise: str = ""
+    port: int = 8500
+    # Seconds before a server that died is started again: doubled at each death, up to the longest.
+    restart_first_s: float = 0.25
+    restart_longest_s: float = 10.0
+    # A server that ran for so many seconds has recovered: the next death counts as its first.
+    steady_s: float = 30.0
+    # Seconds that a server may take to end in order before it is killed.
+    stop_wait_s: float = 10.0
+
+
 _S = TypeVar("_S", bound=Section)
 
 SECTIONS: Mapping[str, type[Section]] = {
@@ -132,6 +151,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "http": Http,
     "smtp": Smtp,
     "lb": Lb,
+    "agent": Agent,
 }
 
 

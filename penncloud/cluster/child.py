@@ -1,0 +1,69 @@
+"""The main program of a supervised role: twistd, bound to the agent that started it.
+
+    python -m penncloud.cluster.child AGENT_PID LOGFILE penncloud-ROLE --config FILE
+
+It is `twistd -n --pidfile= penncloud-ROLE --config FILE` with three differences, all of them about not
+being a nuisance: it ends when its agent has died, it is not in the terminal's process group (so that
+Ctrl-C reaches the agent alone, which stops all in order), and its log is rotated and bounded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.logger import textFileLogObserver
+from twisted.python.logfile import LogFile
+from twisted.python.usage import UsageError
+from twisted.scripts._twistd_unix import ServerOptions
+from twisted.scripts.twistd import runApp
+
+# A log is one file of at most so many bytes, and so many older ones.
+LOG_BYTES: Final = 8 * 1024 * 1024
+LOG_FILES: Final = 4
+
+# prctl(2): the signal that a process gets when the thread that forked it has ended.
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def end_with(parent: int) -> None:
+    """Let the kernel send SIGTERM to this process when its parent has ended, however it ended.
+
+    Exits at once when the parent has ended already, before the kernel was asked.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        raise SystemExit("the agent has ended")
+
+
+def bounded_log(path: str) -> Any:
+    """A log observer that writes text to `path`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    file = LogFile.fromFullPath(
+        path, rotateLength=LOG_BYTES, maxRotatedFiles=LOG_FILES, defaultMode=0o600
+    )
+    return textFileLogObserver(file)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parent, log, *role = arguments
+    os.setsid()
+    end_with(int(parent))
+    options = ServerOptions()
+    try:
+        options.parseOptions(["-n", "--pidfile=", *role])
+    except UsageError as error:
+        raise SystemExit(str(error)) from error
+    options["logger"] = lambda: bounded_log(log)
+    runApp(options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

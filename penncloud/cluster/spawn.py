@@ -1,0 +1,89 @@
+"""Starting a role as a child process of the agent, and hearing of its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from penncloud.cluster.layout import Layout
+from penncloud.cluster.supervisor import Ended, Launch, Running
+from penncloud.cluster.topology import Server
+
+CHILD_MODULE: Final = "penncloud.cluster.child"
+# What is kept of a process's stdout and stderr, to say why it ended.
+_LAST_WORDS_BYTES: Final = 4096
+
+
+class _RoleProcess(ProcessProtocol):
+    log = Logger()
+
+    def __init__(self, node_id: str, ended: Callable[[Ended], None]) -> None:
+        self._id = node_id
+        self._ended = ended
+        self._words = b""
+
+    def outReceived(self, data: bytes) -> None:
+        self._words = (self._words + data)[-_LAST_WORDS_BYTES:]
+
+    def errReceived(self, data: bytes) -> None:
+        self.outReceived(data)
+        text = data[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").rstrip()
+        self.log.warn("{id} says: {text}", id=self._id, text=text)
+
+    def processEnded(self, reason: Failure) -> None:
+        words = self._words.decode("utf-8", "replace")
+        how = reason.value
+        assert isinstance(how, ProcessDone | ProcessTerminated)
+        self._ended(Ended(how.exitCode, how.signal, words))
+
+
+class _Child:
+    """`Running` on top of Twisted's process transport."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.pid: int = transport.pid
+
+    def signal(self, name: Literal["TERM", "KILL"]) -> None:
+        try:
+            self._transport.signalProcess(name)
+        except ProcessExitedAlready:
+            pass  # Its end is on its way to us.
+
+
+def role_launch(reactor: Any, layout: Layout, server: Server) -> Launch:
+    """A function that starts the process of `server`; `reactor` has IReactorProcess."""
+
+    def launch(ended: Callable[[Ended], None]) -> Running:
+        arguments = [
+            sys.executable,
+            "-m",
+            CHILD_MODULE,
+            str(os.getpid()),
+            str(layout.log(server.id)),
+            f"penncloud-{server.role}",
+            "--config",
+            str(layout.configuration(server.id)),
+        ]
+        nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            transport = reactor.spawnProcess(
+                _RoleProcess(server.id, ended),
+                sys.executable,
+                arguments,
+                env=None,
+                path=str(layout.root),
+                childFDs={0: nothing, 1: "r", 2: "r"},
+            )
+        finally:
+            os.close(nothing)
+        return _Child(transport)
+
+    return launch

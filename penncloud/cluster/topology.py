@@ -1,0 +1,198 @@
+"""Which servers a host runs, and on which ports. Pure: whether a port is free is asked by an argument.
+
+The ports that people type are fixed: the balancer has the base port, the web frontends those behind it,
+mail its own. The others are the first free ones above an offset from the base port, and are remembered,
+so that a restart finds every server where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from attrs import evolve, frozen
+
+from penncloud.platform.errors import ConfigurationError
+
+# The order in which servers are stopped: first those that take requests from outside, last those
+# that the others need.
+STOP_ORDER: Final = ("lb", "smtp", "http", "storage", "coordinator")
+ROLES: Final = tuple(reversed(STOP_ORDER))
+
+# The state of several coordinators is not yet replicated among them.
+MAX_COORDINATORS: Final = 1
+
+DEFAULT_BASE_PORT: Final = 8080
+DEFAULT_SMTP_PORT: Final = 2500
+DEFAULT_COUNTS: Final[Mapping[str, int]] = {
+    "coordinator": 1,
+    "storage": 3,
+    "http": 2,
+    "smtp": 1,
+    "lb": 1,
+}
+# Where the search for a port begins, above the base port; metrics ports come behind all of them.
+_OFFSETS: Final = {"agent": 420, "coordinator": 520, "storage": 620}
+_METRICS_OFFSET: Final = 1000
+_MAX_SERVERS: Final = 100
+# How far to search: a host that has more ports in use than that has another problem.
+_SEARCH: Final = 500
+
+
+@frozen
+class Server:
+    """One process: what it is and where it listens. `metrics_port` 0: nowhere."""
+
+    role: str
+    id: str
+    port: int
+    metrics_port: int = 0
+
+
+@frozen
+class Topology:
+    """All the servers of one host and its agent."""
+
+    domain: str
+    host: str
+    advertise: str
+    agent_port: int
+    servers: tuple[Server, ...]
+
+    @property
+    def public_host(self) -> str:
+        return self.advertise or self.host
+
+    def of(self, role: str) -> tuple[Server, ...]:
+        return tuple(server for server in self.servers if server.role == role)
+
+
+@frozen
+class Wanted:
+    """What the administrator asked for; None: as it was, and the default at the first time."""
+
+    base_port: int | None = None
+    smtp_port: int | None = None
+    counts: Mapping[str, int | None] = {}
+    domain: str | None = None
+    host: str | None = None
+    advertise: str | None = None
+
+
+IsFree = Callable[[str, int], bool]
+
+# What a cluster is that was never started.
+_UNPLANNED: Final = Topology("penncloud", "127.0.0.1", "", 0, ())
+
+
+def plan(wanted: Wanted, remembered: Topology | None, is_free: IsFree) -> Topology:
+    """The servers to run, with their ports. Raises ConfigurationError for what cannot be had."""
+    before = remembered or _UNPLANNED
+    counts = _counts(wanted, before)
+    host = wanted.host or before.host
+    advertise = before.advertise if wanted.advertise is None else wanted.advertise
+    if host in ("0.0.0.0", "::") and not advertise:
+        raise ConfigurationError(f"--host {host}: --advertise must say where others find it")
+    ports = _Ports(host, is_free)
+    known = {server.id: server for server in before.servers}
+    servers = _public(wanted, counts, known, ports)
+    base = servers[0].port
+    agent_port = ports.choose(before.agent_port, base + _OFFSETS["agent"])
+    for role in ("coordinator", "storage"):
+        for node_id in _ids(role, counts[role]):
+            was = known[node_id].port if node_id in known else 0
+            servers.append(Server(role, node_id, ports.choose(was, base + _OFFSETS[role])))
+    servers.sort(key=lambda server: ROLES.index(server.role))
+    with_metrics = []
+    for server in servers:
+        was = known[server.id].metrics_port if server.id in known else 0
+        port = ports.choose(was, base + _METRICS_OFFSET)
+        with_metrics.append(evolve(server, metrics_port=port))
+    return Topology(
+        wanted.domain or before.domain, host, advertise, agent_port, tuple(with_metrics)
+    )
+
+
+def _ids(role: str, count: int) -> list[str]:
+    return [f"{role}-{number}" for number in range(1, count + 1)]
+
+
+def _counts(wanted: Wanted, before: Topology) -> dict[str, int]:
+    counts = {}
+    for role, default in DEFAULT_COUNTS.items():
+        running = len(before.of(role))
+        asked = wanted.counts.get(role)
+        count = (running or default) if asked is None else asked
+        option = f"--{'coordinators' if role == 'coordinator' else role}"
+        if not 1 <= count <= _MAX_SERVERS:
+            raise ConfigurationError(f"{option} {count}: from 1 to {_MAX_SERVERS}")
+        if role in ("storage", "coordinator") and count < running:
+            raise ConfigurationError(
+                f"{option} {count}: this cluster has {running}, and each holds data;"
+                " servers can be added here, not taken away"
+            )
+        counts[role] = count
+    if counts["coordinator"] > MAX_COORDINATORS:
+        raise ConfigurationError(
+            f"--coordinators {counts['coordinator']}: this version runs {MAX_COORDINATORS}"
+        )
+    return counts
+
+
+def _public(
+    wanted: Wanted, counts: Mapping[str, int], known: Mapping[str, Server], ports: _Ports
+) -> list[Server]:
+    """The servers whose ports people know: balancer, frontends, mail."""
+    base = DEFAULT_BASE_PORT if "lb-1" not in known else known["lb-1"].port
+    base = base if wanted.base_port is None else wanted.base_port
+    smtp = DEFAULT_SMTP_PORT if "smtp-1" not in known else known["smtp-1"].port
+    smtp = smtp if wanted.smtp_port is None else wanted.smtp_port
+    servers = [Server("lb", "lb-1", ports.take("lb-1", base, "--base-port"))]
+    for role, first, option in (("http", base + 1, "--base-port"), ("smtp", smtp, "--smtp-port")):
+        for number, node_id in enumerate(_ids(role, counts[role])):
+            servers.append(Server(role, node_id, ports.take(node_id, first + number, option)))
+    return servers
+
+
+class _Ports:
+    """Hands out each port once."""
+
+    def __init__(self, host: str, is_free: IsFree) -> None:
+        self._host = host
+        self._is_free = is_free
+        self._taken: set[int] = set()
+
+    def take(self, node_id: str, port: int, option: str) -> int:
+        """Exactly this port, which people know."""
+        if not 0 < port < 65536:
+            raise ConfigurationError(f"{node_id}: {port} is no port: choose another {option}")
+        if port in self._taken:
+            raise ConfigurationError(
+                f"{node_id}: port {port} is used twice: choose another {option}"
+            )
+        if not self._is_free(self._host, port):
+            raise ConfigurationError(
+                f"{node_id}: port {port} on {self._host} is in use by another program:"
+                f" choose another {option}"
+            )
+        self._taken.add(port)
+        return port
+
+    def choose(self, remembered: int, start: int) -> int:
+        """The remembered port (0: none) if it is free, else the first free one from `start` on."""
+        candidates: Iterable[int] = range(start, min(start + _SEARCH, 65536))
+        if remembered:
+            candidates = (remembered, *candidates)
+        for port in candidates:
+            if port not in self._taken and self._is_free(self._host, port):
+                self._taken.add(port)
+                return port
+        raise ConfigurationError(
+            f"no free port on {self._host} from {start} on: choose another --base-port"
+        )
+
+
+def in_stop_order(servers: Sequence[Server]) -> list[list[Server]]:
+    """The servers in groups: those of one group stop together, one group after the other."""
+    groups = ([server for server in servers if server.role == role] for role in STOP_ORDER)
+    return [group for group in groups if group]
