@@ -7,6 +7,7 @@ hangs has to be ended. They are known by their command line, which names our con
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -50,9 +51,8 @@ async def end_all(layout: Layout, clock: Any, patience_s: float) -> int:
     first = find(layout)
     if first:
         _log.warn("waiting for processes of an earlier agent to end: {pids}", pids=first)
-        _send(first, signal.SIGTERM)
     if not await _gone(layout, clock, patience_s):
-        _send(find(layout), signal.SIGKILL)
+        _kill(find(layout))
         if not await _gone(layout, clock, _KILLED_WAIT_S):
             raise ConfigurationError(
                 f"processes of an earlier start do not end: {find(layout)}; end them first"
@@ -69,9 +69,7 @@ async def _gone(layout: Layout, clock: Any, patience_s: float) -> bool:
     return True
 
 
-def _send(pids: list[int], number: signal.Signals) -> None:
+def _kill(pids: list[int]) -> None:
     for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass  # It has ended meanwhile.
+        with contextlib.suppress(ProcessLookupError):  # It has ended meanwhile.
+            os.kill(pid, signal.SIGKILL)

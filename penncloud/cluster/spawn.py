@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import site
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
@@ -12,6 +15,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+import penncloud
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.supervisor import Ended, Launch, Running
 from penncloud.cluster.topology import Server
@@ -19,6 +23,18 @@ from penncloud.cluster.topology import Server
 CHILD_MODULE: Final = "penncloud.cluster.child"
 # What is kept of a process's stdout and stderr, to say why it ended.
 _LAST_WORDS_BYTES: Final = 4096
+
+
+def child_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables of a child, which runs in another directory than we do.
+
+    It has to find this very package, also where that was found by the current directory.
+    """
+    paths = [os.path.abspath(part) for part in ours.get("PYTHONPATH", "").split(os.pathsep) if part]
+    package = str(Path(penncloud.__file__).parent.parent.absolute())
+    if package not in paths and package not in site.getsitepackages():
+        paths.insert(0, package)
+    return {**ours, "PYTHONPATH": os.pathsep.join(paths)} if paths else dict(ours)
 
 
 class _RoleProcess(ProcessProtocol):
@@ -52,10 +68,8 @@ class _Child:
         self.pid: int = transport.pid
 
     def signal(self, name: Literal["TERM", "KILL"]) -> None:
-        try:
+        with contextlib.suppress(ProcessExitedAlready):  # Its end is on its way to us.
             self._transport.signalProcess(name)
-        except ProcessExitedAlready:
-            pass  # Its end is on its way to us.
 
 
 def role_launch(reactor: Any, layout: Layout, server: Server) -> Launch:
@@ -78,7 +92,7 @@ def role_launch(reactor: Any, layout: Layout, server: Server) -> Launch:
                 _RoleProcess(server.id, ended),
                 sys.executable,
                 arguments,
-                env=None,
+                env=child_environment(os.environ),
                 path=str(layout.root),
                 childFDs={0: nothing, 1: "r", 2: "r"},
             )

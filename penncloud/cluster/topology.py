@@ -7,7 +7,7 @@ so that a restart finds every server where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from attrs import evolve, frozen
@@ -93,7 +93,7 @@ def plan(wanted: Wanted, remembered: Topology | None, is_free: IsFree) -> Topolo
     advertise = before.advertise if wanted.advertise is None else wanted.advertise
     if host in ("0.0.0.0", "::") and not advertise:
         raise ConfigurationError(f"--host {host}: --advertise must say where others find it")
-    ports = _Ports(host, is_free)
+    ports = _Ports(host, is_free, _chosen_ports(before))
     known = {server.id: server for server in before.servers}
     servers = _public(wanted, counts, known, ports)
     base = servers[0].port
@@ -111,6 +111,13 @@ def plan(wanted: Wanted, remembered: Topology | None, is_free: IsFree) -> Topolo
     return Topology(
         wanted.domain or before.domain, host, advertise, agent_port, tuple(with_metrics)
     )
+
+
+def _chosen_ports(before: Topology) -> frozenset[int]:
+    """The ports that were chosen earlier and so belong to somebody already."""
+    chosen = [before.agent_port, *(server.metrics_port for server in before.servers)]
+    chosen += [server.port for server in before.servers if server.role in _OFFSETS]
+    return frozenset(chosen)
 
 
 def _ids(role: str, count: int) -> list[str]:
@@ -157,9 +164,10 @@ def _public(
 class _Ports:
     """Hands out each port once."""
 
-    def __init__(self, host: str, is_free: IsFree) -> None:
+    def __init__(self, host: str, is_free: IsFree, remembered: frozenset[int]) -> None:
         self._host = host
         self._is_free = is_free
+        self._remembered = remembered
         self._taken: set[int] = set()
 
     def take(self, node_id: str, port: int, option: str) -> int:
@@ -180,9 +188,10 @@ class _Ports:
 
     def choose(self, remembered: int, start: int) -> int:
         """The remembered port (0: none) if it is free, else the first free one from `start` on."""
-        candidates: Iterable[int] = range(start, min(start + _SEARCH, 65536))
+        search = range(start, min(start + _SEARCH, 65536))
+        candidates = [port for port in search if port not in self._remembered]
         if remembered:
-            candidates = (remembered, *candidates)
+            candidates.insert(0, remembered)
         for port in candidates:
             if port not in self._taken and self._is_free(self._host, port):
                 self._taken.add(port)

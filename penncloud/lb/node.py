@@ -15,6 +15,7 @@ from penncloud.platform.config import Cluster, Lb
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import listen
+from penncloud.rpc.registration import Registration, identity
 
 
 class LbNode:
@@ -29,12 +30,14 @@ class LbNode:
         registry: CollectorRegistry,
     ) -> None:
         self._environment = environment
+        self._cluster = cluster
         self._role = role
         self._directory = directory
         self._turns = RoundRobin()
         self._site = balancer_site(self._turns, registry, environment.reactor)
         self._listening: IListeningPort | None = None
         self._subscription: Watching | None = None
+        self._registration: Registration | None = None
 
     @property
     def port(self) -> int:
@@ -53,8 +56,13 @@ class LbNode:
             self._environment.reactor, self._role.host, self._role.port, self._site
         )
         self._subscription = self._directory.subscribe(self._turns.update)
+        me = identity("lb", self._role, self.port)
+        self._registration = Registration(self._environment, self._cluster, me)
+        self._registration.start()
 
     async def stop(self) -> None:
+        if self._registration is not None:
+            await self._registration.stop()
         if self._subscription is not None:
             self._subscription.stop()
         if self._listening is not None:

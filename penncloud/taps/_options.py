@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -59,6 +60,14 @@ def role_options(name: str, synopsis: str) -> type[usage.Options]:
 
         def getSynopsis(self) -> str:
             return synopsis
+
+        def parseOptions(self, options: Any = None) -> None:
+            """What is wrong with the options is one line on stderr; twistd would print its help."""
+            try:
+                super().parseOptions(options)
+            except usage.UsageError as error:
+                print(f"penncloud-{name}: {error}", file=sys.stderr, flush=True)
+                raise SystemExit(1) from error
 
         def postOptions(self) -> None:
             try:

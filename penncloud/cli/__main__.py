@@ -1,0 +1,5 @@
+"""`python -m penncloud.cli`."""
+
+from penncloud.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""Which cluster a command is meant for: a local one by its data directory, any by its coordinators."""
+
+from __future__ import annotations
+
+import argparse
+
+from penncloud.cluster import cluster_file
+from penncloud.cluster.layout import Layout
+from penncloud.platform.config import Cluster, parse_address
+from penncloud.platform.errors import ConfigurationError
+from penncloud.rpc.endpoints import address_text
+
+DEFAULT_DATA = "penncloud-data"
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """`--data` alone, for commands about the processes of this machine."""
+    parser.add_argument(
+        "--data", default=DEFAULT_DATA, metavar="DIR", help="default: ./%(default)s"
+    )
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """`--data`, or `--coordinators` for a cluster on other machines."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--data", default=DEFAULT_DATA, metavar="DIR", help="default: ./%(default)s")
+    where.add_argument("--coordinators", metavar="HOST:PORT,...", help="instead of --data")
+    parser.add_argument(
+        "--secret-file", metavar="FILE", help="the cluster's secret, with --coordinators"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=15.0, metavar="S", help="seconds to try (default: 15)"
+    )
+
+
+def cluster_of(arguments: argparse.Namespace) -> Cluster:
+    """How to reach the cluster. Raises ConfigurationError when the options do not tell."""
+    if arguments.coordinators:
+        addresses = [part.strip() for part in arguments.coordinators.split(",") if part.strip()]
+        for address in addresses:
+            parse_address(address)
+        return Cluster(coordinators=addresses, secret_file=arguments.secret_file or "")
+    layout = Layout.at(arguments.data)
+    document = cluster_file.read(layout)
+    if document is None:
+        raise ConfigurationError(
+            f"there is no cluster in {layout.root}; `penncloud up --data` starts one,"
+            " --coordinators names one elsewhere"
+        )
+    return Cluster(
+        coordinators=[address_text(entry.host, entry.port) for entry in document.coordinators],
+        domain=document.domain,
+        secret_file=str(layout.secret),
+    )
+
+
+def agents_of(arguments: argparse.Namespace) -> list[str]:
+    """The agents that are known without asking a coordinator."""
+    if arguments.coordinators:
+        return []
+    document = cluster_file.read(Layout.at(arguments.data))
+    return [] if document is None else [address_text(document.agent.host, document.agent.port)]

@@ -1,0 +1,176 @@
+"""The agent of a host: supervises its servers, lets others stop and start them, keeps cluster.json.
+
+It listens by rpc (`client.agents` has the calls) and registers with the coordinators as role `agent`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from twisted.internet.defer import gatherResults, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from penncloud.client.agents import (
+    NO_SUCH_SERVER,
+    ListServers,
+    RestartServer,
+    Servers,
+    StartServer,
+    StopServer,
+    SupervisedServer,
+)
+from penncloud.cluster import cluster_file
+from penncloud.cluster.cluster_file import ClusterFile
+from penncloud.cluster.layout import Layout
+from penncloud.cluster.supervisor import Launch, Pace, Supervised
+from penncloud.cluster.topology import Server, Topology, in_stop_order
+from penncloud.platform.config import Agent, Cluster
+from penncloud.platform.environment import Environment
+from penncloud.platform.errors import ConfigurationError
+from penncloud.platform.listening import listen
+from penncloud.rpc.auth import load_secret
+from penncloud.rpc.calls import Calls
+from penncloud.rpc.errors import Refusal
+from penncloud.rpc.protocol import RpcProtocol
+from penncloud.rpc.registration import Identity, Registration
+from penncloud.rpc.server import RpcServerFactory
+
+ROLE: Final = "agent"
+
+
+class AgentNode:
+    """All the servers of one topology. `launch` gives the function that starts a server's process.
+
+    `changed` is called after each change of a server's state.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        environment: Environment,
+        layout: Layout,
+        topology: Topology,
+        *,
+        cluster: Cluster,
+        config: Agent,
+        launch: Callable[[Server], Launch],
+        changed: Callable[[Supervised], None],
+    ) -> None:
+        self._environment = environment
+        self._layout = layout
+        self._topology = topology
+        self._cluster = cluster
+        self._config = config
+        self._changed = changed
+        self._written: ClusterFile | None = None
+        self._roles = {server.id: server.role for server in topology.servers}
+        self.processes: Mapping[str, Supervised] = {
+            server.id: Supervised(
+                server.id,
+                launch(server),
+                environment.reactor,
+                Pace.of(config),
+                self._process_changed,
+            )
+            for server in topology.servers
+        }
+        host = topology.public_host
+        identity = Identity(ROLE, config.id, host, topology.agent_port, os.getpid())
+        self._registration = Registration(environment, cluster, identity)
+        self._server = RpcServerFactory(
+            environment, self._calls(), secret=load_secret(cluster, topology.host)
+        )
+        self._listening: IListeningPort | None = None
+
+    async def start(self) -> None:
+        """Listen and start every server; raises ConfigurationError when it cannot listen."""
+        topology = self._topology
+        self._listening = await listen(
+            self._environment.reactor, topology.host, topology.agent_port, self._server
+        )
+        for process in self.processes.values():
+            process.start()
+        self._registration.start()
+
+    async def stop(self) -> None:
+        """Stop every server in order: first those that take requests, last those that others need."""
+        if self._listening is not None:
+            await maybeDeferred(self._listening.stopListening)
+        await self._registration.stop()
+        for group in in_stop_order(self._topology.servers):
+            await gatherResults([self.processes[server.id].stop() for server in group])
+        self._server.close_all()
+
+    def kill(self) -> None:
+        """End all that still runs, now; `stop` then finishes at once."""
+        for process in self.processes.values():
+            process.kill()
+
+    # -- what others may call --------------------------------------------------------------------
+
+    def _calls(self) -> Calls:
+        calls = Calls()
+        calls.on_call(StartServer, self._start_server)
+        calls.on_call(StopServer, self._stop_server)
+        calls.on_call(RestartServer, self._restart_server)
+        calls.on_call(ListServers, self._list_servers)
+        return calls
+
+    def _find(self, node_id: str) -> Supervised:
+        if node_id not in self.processes:
+            raise Refusal(NO_SUCH_SERVER, f"this agent has no server {node_id}")
+        return self.processes[node_id]
+
+    def _start_server(self, connection: RpcProtocol, call: StartServer) -> Servers:
+        process = self._find(call.id)
+        self.log.info("{id}: start asked for by {peer}", id=call.id, peer=connection.peer)
+        process.start()
+        return Servers([self._describe(process)])
+
+    async def _stop_server(self, connection: RpcProtocol, call: StopServer) -> Servers:
+        process = self._find(call.id)
+        self.log.info("{id}: stop asked for by {peer}", id=call.id, peer=connection.peer)
+        await process.stop()
+        return Servers([self._describe(process)])
+
+    async def _restart_server(self, connection: RpcProtocol, call: RestartServer) -> Servers:
+        process = self._find(call.id)
+        self.log.info("{id}: restart asked for by {peer}", id=call.id, peer=connection.peer)
+        await process.restart()
+        return Servers([self._describe(process)])
+
+    def _list_servers(self, connection: RpcProtocol, call: ListServers) -> Servers:
+        return Servers([self._describe(process) for process in self.processes.values()])
+
+    def _describe(self, process: Supervised) -> SupervisedServer:
+        return SupervisedServer(
+            id=process.id,
+            role=self._roles[process.id],
+            state=process.state,
+            pid=process.pid,
+            deaths=process.deaths,
+            last_end=str(process.last_end) if process.last_end else "",
+        )
+
+    # -- cluster.json ----------------------------------------------------------------------------
+
+    def _process_changed(self, process: Supervised) -> None:
+        self.write_cluster_file()
+        self._changed(process)
+
+    def write_cluster_file(self) -> None:
+        """Bring DIR/cluster.json up to date; a disk that refuses does not stop the servers."""
+        pids = {node_id: process.pid for node_id, process in self.processes.items()}
+        document = cluster_file.describe(self._topology, self._config.id, os.getpid(), pids)
+        if document == self._written:
+            return
+        try:
+            cluster_file.write(self._layout, document)
+        except ConfigurationError as error:
+            self.log.error("{error}", error=str(error))
+        else:
+            self._written = document
