@@ -1,0 +1,177 @@
+"""Sessions: who is logged in, known to every frontend.
+
+A session's token is 256 random bits. The browser keeps `NAME:TOKEN` in a cookie; the store keeps only
+the token's SHA-256 (a reader of the store cannot log in with it), as the column `session/HASH` of the
+account's row (see `accounts.py`). The CSRF token is derived from the token, so it needs no room and
+ends with the session.
+
+A session is given out only if the account has not changed since the password was verified, in one
+mutation; a password change deletes all of them in one mutation. So none outlives a password change.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from typing import Final
+
+import msgspec
+from attrs import frozen
+from twisted.logger import Logger
+
+from penncloud.client.table import (
+    Conflict,
+    DeleteCell,
+    PutCell,
+    SubOperation,
+    Table,
+    Unavailable,
+    prefix_stop,
+)
+from penncloud.platform.environment import Environment
+from penncloud.services.accounts import (
+    ADMIN,
+    LOGINS,
+    SESSION_PREFIX,
+    Account,
+    is_name,
+    login_condition,
+    user_row,
+)
+
+_TOKEN_BYTES: Final = 32
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+# Sessions of one account; the oldest make room for a new one.
+MAX_PER_ACCOUNT: Final = 64
+# The expiry is moved on once this much of the lifetime is used up, not at every request.
+_SLIDE_AFTER_S: Final = 3600.0
+
+
+class _Record(msgspec.Struct, frozen=True):
+    created: float  # Unix seconds
+    expires: float
+    default_password: bool = False
+
+
+@frozen
+class Session:
+    """One login. `id` may be shown and logged; `cookie` must not."""
+
+    name: str
+    id: str
+    cookie: str
+    csrf: str
+    expires: float
+    default_password: bool
+    # The expiry has just been moved on: the cookie's has to follow.
+    slid: bool = False
+
+    @property
+    def is_admin(self) -> bool:
+        return self.name == ADMIN
+
+
+def csrf_token(secret: str) -> str:
+    """What a form has to bring along to be believed; does not reveal `secret`."""
+    return _encode(hashlib.sha256(b"csrf\0" + secret.encode()).digest())
+
+
+class Sessions:
+    """Every method raises `client.table.Unavailable` when the store does not answer in time."""
+
+    log = Logger()
+
+    def __init__(self, table: Table, environment: Environment, lifetime_s: float) -> None:
+        self._table = table
+        self._environment = environment
+        self.lifetime_s = lifetime_s
+        self._slide_after_s = min(_SLIDE_AFTER_S, lifetime_s / 10)
+
+    async def start(self, account: Account) -> Session | None:
+        """A new session for an account as `Accounts.verify` gave it.
+
+        None if the account was changed (password, disabled) since.
+        """
+        now = self._environment.now()
+        token = _encode(self._environment.entropy(_TOKEN_BYTES))
+        record = _Record(now, now + self.lifetime_s, account.default_password)
+        operations: list[SubOperation] = [
+            login_condition(account),
+            PutCell(LOGINS, str(now).encode()),
+            PutCell(_column(token), msgspec.json.encode(record)),
+            *await self._superfluous(account.name, now),
+        ]
+        try:
+            await self._table.mutate(user_row(account.name), operations)
+        except Conflict:
+            return None
+        return _session(account.name, token, record)
+
+    async def find(self, cookie: str) -> Session | None:
+        """The live session of a cookie, or None; moves its expiry on when it is time."""
+        name, _, token = cookie.partition(":")
+        if not is_name(name) or not _TOKEN.fullmatch(token):
+            return None
+        row, column = user_row(name), _column(token)
+        cell = await self._table.get(row, column)
+        if cell is None:
+            return None
+        record = msgspec.json.decode(cell.value, type=_Record)
+        now = self._environment.now()
+        if record.expires <= now:
+            return None
+        if record.expires - now > self.lifetime_s - self._slide_after_s:
+            return _session(name, token, record)
+        record = msgspec.structs.replace(record, expires=now + self.lifetime_s)
+        try:
+            # By version, so that a session that ends meanwhile is not brought back.
+            await self._table.put_if_version(row, column, cell.version, msgspec.json.encode(record))
+        except Conflict as conflict:
+            return _session(name, token, record) if conflict.version else None
+        except Unavailable as error:
+            self.log.warn("session of {name} not prolonged: {error}", name=name, error=str(error))
+        return _session(name, token, record, slid=True)
+
+    async def end(self, session: Session) -> None:
+        """Log out; ending twice is no error."""
+        await self._table.delete(
+            user_row(session.name), SESSION_PREFIX + session.id.encode("ascii")
+        )
+
+    async def _superfluous(self, name: str, now: float) -> list[SubOperation]:
+        """Deletions of the expired sessions, and of the oldest beyond the limit."""
+        page = await self._table.scan(
+            user_row(name), SESSION_PREFIX, prefix_stop(SESSION_PREFIX), limit=200
+        )
+        live: list[tuple[float, bytes]] = []
+        gone: list[bytes] = []
+        for cell in page.cells:
+            record = msgspec.json.decode(cell.value, type=_Record)
+            if record.expires <= now:
+                gone.append(cell.col)
+            else:
+                live.append((record.created, cell.col))
+        live.sort()
+        gone.extend(column for _, column in live[: max(0, len(live) + 1 - MAX_PER_ACCOUNT)])
+        return [DeleteCell(column) for column in gone]
+
+
+def _column(token: str) -> bytes:
+    return SESSION_PREFIX + hashlib.sha256(token.encode()).hexdigest().encode()
+
+
+def _session(name: str, token: str, record: _Record, slid: bool = False) -> Session:
+    return Session(
+        name=name,
+        id=_column(token).removeprefix(SESSION_PREFIX).decode(),
+        cookie=f"{name}:{token}",
+        csrf=csrf_token(token),
+        expires=record.expires,
+        default_password=record.default_password,
+        slid=slid,
+    )
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

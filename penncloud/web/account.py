@@ -1,0 +1,174 @@
+"""Accounts in the browser: home page, sign up, log in, log out, change the password."""
+
+from __future__ import annotations
+
+from penncloud.services.accounts import Account, BadName, NameTaken, WrongPassword
+from penncloud.services.passwords import MIN_CHARACTERS, BadPassword
+from penncloud.services.throttle import Throttle
+from penncloud.web.application import Application, json_answer, see_other
+from penncloud.web.context import WebContext
+from penncloud.web.errors import WebError
+from penncloud.web.request import SESSION_COOKIE, VISITOR_COOKIE, WebRequest
+from penncloud.web.security import local_path
+
+# Wrong passwords per account and address, and per address (many names tried from one place).
+_LOGIN_ATTEMPTS = 10
+_ADDRESS_ATTEMPTS = 200
+# New accounts per address; a household or an office behind one address stays below.
+_SIGN_UPS = 200
+_WINDOW_S = 900.0
+
+
+class _Features:
+    """The routes of this module."""
+
+    def __init__(self, context: WebContext) -> None:
+        self._context = context
+        clock = context.environment.reactor
+        self._by_name = Throttle(clock, _LOGIN_ATTEMPTS, _WINDOW_S)
+        self._by_address = Throttle(clock, _ADDRESS_ATTEMPTS, _WINDOW_S)
+        self._sign_ups = Throttle(clock, _SIGN_UPS, _WINDOW_S)
+
+    def home(self, request: WebRequest) -> bytes:
+        return self._context.page(request, "account/home.html")
+
+    def session(self, request: WebRequest) -> bytes:
+        """Scripts ask whether they are still logged in, and so whether this frontend answers."""
+        return json_answer(request, {"name": request.login.name})
+
+    def login_form(self, request: WebRequest) -> bytes:
+        target = local_path(request.query.text("next", "/"))
+        if request.session is not None:
+            return see_other(request, target)
+        return self._login_page(request, target)
+
+    async def log_in(self, request: WebRequest) -> bytes:
+        form = request.form()
+        name = form.text("name", "").strip().lower()
+        password = form.text("password", "")
+        target = local_path(form.text("next", "/"))
+        wait_s = self._attempt(name, request.client_address)
+        if wait_s:
+            request.setResponseCode(429)
+            request.setHeader("retry-after", str(int(wait_s) + 1))
+            minutes = int(wait_s / 60) + 1
+            text = f"Too many attempts. Please try again in {minutes} minutes."
+            return self._login_page(request, target, name, text)
+        account = await self._context.accounts.verify(name, password)
+        if account is None or not await self._begin_session(request, account):
+            request.setResponseCode(403)
+            text = "This name and password do not go together."
+            return self._login_page(request, target, name, text)
+        self._by_name.forgive((name, request.client_address))
+        self._by_address.take_back(request.client_address)
+        return see_other(request, target)
+
+    async def log_out(self, request: WebRequest) -> bytes:
+        await self._context.sessions.end(request.login)
+        request.set_cookie(SESSION_COOKIE, "", 0)
+        return see_other(request, "/login")
+
+    def sign_up_form(self, request: WebRequest) -> bytes:
+        if request.session is not None:
+            return see_other(request, "/")
+        return self._sign_up_page(request)
+
+    async def sign_up(self, request: WebRequest) -> bytes:
+        form = request.form()
+        name = form.text("name", "").strip().lower()
+        password = form.text("password", "")
+        if password != form.text("again", ""):
+            return self._sign_up_page(request, name, "The two passwords differ.")
+        if self._sign_ups.attempt(request.client_address):
+            raise WebError(429, "Too many new accounts from your address. Please try again later.")
+        try:
+            account = await self._context.accounts.create(name, password)
+        except (BadName, NameTaken, BadPassword) as error:
+            return self._sign_up_page(request, name, str(error))
+        await self._begin_session(request, account)
+        return see_other(request, "/")
+
+    def account(self, request: WebRequest) -> bytes:
+        done = "The password is changed." if request.query.text("changed", "") else ""
+        return self._account_page(request, done=done)
+
+    async def change_password(self, request: WebRequest) -> bytes:
+        form = request.form()
+        login = request.login
+        new = form.text("new", "")
+        if new != form.text("again", ""):
+            return self._account_page(request, "The two new passwords differ.")
+        if self._attempt(login.name, request.client_address):
+            raise WebError(429, "Too many attempts. Please try again later.")
+        try:
+            account = await self._context.accounts.change_password(
+                login.name, form.text("old", ""), new
+            )
+        except (WrongPassword, BadPassword) as error:
+            return self._account_page(request, str(error))
+        self._by_name.forgive((login.name, request.client_address))
+        self._by_address.take_back(request.client_address)
+        await self._begin_session(request, account)
+        return see_other(request, "/account?changed=1")
+
+    def _attempt(self, name: str, address: str) -> float:
+        # Names that cannot be anybody's share one key: they cannot fill the memory either.
+        return max(self._by_name.attempt((name[:64], address)), self._by_address.attempt(address))
+
+    async def _begin_session(self, request: WebRequest, account: Account) -> bool:
+        """A new session id at every login; False if the account was changed in between."""
+        session = await self._context.sessions.start(account)
+        if session is None:
+            return False
+        request.set_cookie(SESSION_COOKIE, session.cookie, self._context.sessions.lifetime_s)
+        if request.cookie(VISITOR_COOKIE):
+            request.set_cookie(VISITOR_COOKIE, "", 0)
+        return True
+
+    def _login_page(
+        self, request: WebRequest, target: str, name: str = "", problem: str = ""
+    ) -> bytes:
+        return self._context.page(
+            request, "account/login.html", target=target, name=name, problem=problem
+        )
+
+    def _sign_up_page(self, request: WebRequest, name: str = "", problem: str = "") -> bytes:
+        if problem:
+            request.setResponseCode(400)
+        return self._context.page(
+            request,
+            "account/signup.html",
+            name=name,
+            problem=problem,
+            min_characters=MIN_CHARACTERS,
+        )
+
+    def _account_page(self, request: WebRequest, problem: str = "", done: str = "") -> bytes:
+        if problem:
+            request.setResponseCode(400)
+        return self._context.page(
+            request,
+            "account/account.html",
+            problem=problem,
+            done=done,
+            min_characters=MIN_CHARACTERS,
+        )
+
+
+def mount(app: Application, context: WebContext) -> None:
+    features = _Features(context)
+    app.route("/")(features.home)
+    app.route("/session")(features.session)
+    app.route("/login", access="public")(features.login_form)
+    app.route("/login", methods=["POST"], access="public")(features.log_in)
+    app.route("/logout", methods=["POST"])(features.log_out)
+    app.route("/signup", access="public")(features.sign_up_form)
+    app.route("/signup", methods=["POST"], access="public")(features.sign_up)
+    app.route("/account")(features.account)
+    app.route("/account/password", methods=["POST"])(features.change_password)
+
+    @app.route("/healthz", access="open")
+    def healthz(request: WebRequest) -> bytes:
+        """Answers while the reactor turns; says nothing of the store."""
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        return b"ok\n"

@@ -1,0 +1,60 @@
+"""Puts the web application together from its services; used by the node, the tests and the demo."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from argon2 import PasswordHasher
+from prometheus_client import CollectorRegistry
+
+from penncloud.client.directory import Directory
+from penncloud.client.table import Table
+from penncloud.platform.config import Cluster, Http
+from penncloud.platform.environment import Environment
+from penncloud.platform.resources import static_dir
+from penncloud.services.accounts import Accounts
+from penncloud.services.sessions import Sessions
+from penncloud.web.application import Application
+from penncloud.web.context import WebContext
+from penncloud.web.events import Events
+from penncloud.web.features import mount_all
+from penncloud.web.security import HostNames
+from penncloud.web.site import WebSite
+from penncloud.web.statics import Statics
+
+
+def build_site(
+    environment: Environment,
+    *,
+    cluster: Cluster,
+    config: Http,
+    table: Table,
+    directory: Directory,
+    registry: CollectorRegistry,
+    hasher: PasswordHasher | None = None,
+) -> tuple[WebSite, WebContext]:
+    """The site to listen with, and the context of its features."""
+    sessions = Sessions(table, environment, config.session_hours * 3600)
+    statics = Statics(static_dir())
+    context = WebContext(
+        environment=environment,
+        table=table,
+        directory=directory,
+        accounts=Accounts(table, environment, hasher),
+        sessions=sessions,
+        cluster=cluster,
+        config=config,
+        registry=registry,
+        events=Events(table, environment, sessions, registry),
+        static_url=statics.url,
+    )
+    app = Application(context)
+    statics.mount(app)
+    context.events.mount(app)
+    mount_all(app, context)
+    names = HostNames([config.host, config.advertise, *config.host_names, _host_of(config.lb_url)])
+    return WebSite(app, environment.reactor, names, registry), context
+
+
+def _host_of(url: str) -> str:
+    return urlsplit(url).hostname or ""

@@ -1,0 +1,201 @@
+"""The HTTP server: connections with bounds, and an orderly end.
+
+`WebChannel` is Twisted's HTTP/1.1 channel with three things changed: a request is told when its headers
+are complete (`request.py` explains why), every answer carries the security headers, and a client has a
+bounded time to send its headers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
+from twisted.web.server import Site
+
+from penncloud.web.application import Application
+from penncloud.web.request import WebRequest
+from penncloud.web.security import SECURITY_HEADERS, HostNames
+
+# Seconds without a byte after which a connection is closed.
+_IDLE_S: Final = 60
+# Seconds from the first byte of a request to the end of its headers.
+_HEADERS_S: Final = 20.0
+# Connections at once; further ones are closed at once. Well below the usual limit of descriptors.
+_MAX_CONNECTIONS: Final = 4000
+# Seconds that requests under way are given when the server ends.
+_GRACE_S: Final = 10.0
+
+__all__ = ["WebChannel", "WebSite"]
+
+
+class WebChannel(HTTPChannel):
+    """One connection of a client."""
+
+    site: WebSite
+    requests: list[WebRequest]
+    # Twisted sends a bare 400 for more than this; forms and cookies of ours are far smaller.
+    totalHeadersSize = 32 * 1024
+    maxHeaders = 100
+    _headers_deadline: IDelayedCall | None = None
+    _abort: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.channels.add(self)
+        if len(self.site.channels) > _MAX_CONNECTIONS:
+            cast(Any, self.transport).abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.channels.discard(self)
+        self._stop_deadline()
+        if self._abort is not None:
+            if self._abort.active():
+                self._abort.cancel()
+            self._abort = None
+        super().connectionLost(reason)
+        self.site.channel_lost()
+
+    def lineReceived(self, line: bytes) -> None:
+        if self._headers_deadline is None:
+            self._headers_deadline = self.callLater(_HEADERS_S, self._headers_late)
+        super().lineReceived(line)
+        # The request whose headers this line completed, now that the channel expects its body.
+        if not self.line_mode and self.requests:
+            self.requests[-1].begin_early()
+
+    def allHeadersReceived(self) -> None:
+        self._stop_deadline()
+        request = self.requests[-1]
+        request.parseCookies()
+        self.persistent = self.checkPersistence(request, self._version)
+        if self.site.is_ending:
+            self.persistent = False
+        request.head_received(self._command, self._path, self._version, self.length)
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        headers.setRawHeaders(b"server", [b"PennCloud"])
+        for name, value in SECURITY_HEADERS:
+            if not headers.hasHeader(name):
+                headers.setRawHeaders(name, [value])
+        if self.isSecure():
+            headers.setRawHeaders(b"strict-transport-security", [b"max-age=31536000"])
+        if not self.persistent:
+            headers.setRawHeaders(b"connection", [b"close"])
+        super().writeHeaders(version, code, reason, headers)
+
+    def abort_after(self, seconds: float) -> None:
+        """End the connection after so long, unless this is called again or it ends before."""
+        if self._abort is not None and self._abort.active():
+            self._abort.reset(seconds)
+        else:
+            self._abort = self.callLater(seconds, self.forceAbortClient)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.requests
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # Twisted's answer to what it cannot parse has no headers at all.
+        self._stop_deadline()
+        lines = [b"HTTP/1.1 400 Bad Request", b"server: PennCloud", b"content-length: 0"]
+        lines.extend(name + b": " + value for name, value in SECURITY_HEADERS)
+        cast(Any, self.transport).write(b"\r\n".join([*lines, b"connection: close", b"", b""]))
+        self.loseConnection()
+
+    def _headers_late(self) -> None:
+        self._headers_deadline = None
+        self.forceAbortClient()
+
+    def _stop_deadline(self) -> None:
+        if self._headers_deadline is not None and self._headers_deadline.active():
+            self._headers_deadline.cancel()
+        self._headers_deadline = None
+
+
+class WebSite(Site):
+    """Listens for browsers. `host_names`: what it answers to besides localhost."""
+
+    def __init__(
+        self,
+        application: Application,
+        reactor: Any,
+        host_names: HostNames,
+        registry: CollectorRegistry,
+    ) -> None:
+        super().__init__(
+            application.resource(),
+            requestFactory=WebRequest,
+            reactor=reactor,
+            timeout=_IDLE_S,
+            parsePOSTFormSubmission=False,
+        )
+        self.application = application
+        self.host_names = host_names
+        self.channels: set[WebChannel] = set()
+        self.is_ending = False
+        self._all_gone: Deferred[None] | None = None
+        self._requests = Counter(
+            "penncloud_http_requests_total",
+            "Requests answered, by method and status.",
+            ["method", "status"],
+            registry=registry,
+        )
+        self._sent = Counter(
+            "penncloud_http_sent_bytes_total", "Bytes of answers' bodies.", registry=registry
+        )
+        self._seconds = Histogram(
+            "penncloud_http_request_seconds",
+            "From the end of the headers to the end of the answer.",
+            registry=registry,
+        )
+
+    def protocol(self) -> WebChannel:  # type: ignore[override]
+        return WebChannel()
+
+    def startFactory(self) -> None:
+        """No access log: it would name users and paths. `log` counts instead."""
+
+    def stopFactory(self) -> None:
+        """Nothing was opened."""
+
+    def log(self, request: WebRequest) -> None:  # type: ignore[override]
+        method = request.method if request.method in _METHODS else b"other"
+        self._requests.labels(method.decode(), str(request.code)).inc()
+        self._sent.inc(max(0, request.sentLength))
+        self._seconds.observe(max(0.0, self.reactor.seconds() - request.begun_at_s))
+
+    async def end(self) -> None:
+        """Close what is idle, let requests finish for a while, then close everything."""
+        self.is_ending = True
+        for channel in list(self.channels):
+            channel.persistent = 0
+            if channel.is_idle:
+                channel.loseConnection()
+        if not self.channels:
+            return
+        self._all_gone = Deferred()
+        deadline = self.reactor.callLater(_GRACE_S, self._abort_all)
+        await self._all_gone
+        if deadline.active():
+            deadline.cancel()
+
+    def channel_lost(self) -> None:
+        """From a channel: its connection is gone."""
+        if not self.channels and self._all_gone is not None:
+            gone, self._all_gone = self._all_gone, None
+            gone.callback(None)
+
+    def _abort_all(self) -> None:
+        for channel in list(self.channels):
+            channel.forceAbortClient()
+
+
+_METHODS: Final = frozenset(
+    {b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"PROPFIND", b"MKCOL"}
+)

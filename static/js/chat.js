@@ -1,0 +1,270 @@
+// The chat board, live. The server's page works without this; here it follows, pages upwards, keeps drafts
+// and sends again what could not be sent.
+
+import { getJson, postJson, userName } from "./http.js";
+import { goElsewhere, lostForS, onConnection, subscribe } from "./events.js";
+import { showTime } from "./times.js";
+
+const board = document.getElementById("board");
+const list = document.getElementById("messages");
+const empty = document.getElementById("empty");
+const older = document.getElementById("older");
+const newest = document.getElementById("newest");
+const form = document.getElementById("compose");
+const text = document.getElementById("text");
+const template = document.getElementById("entry");
+
+const DRAFT = "chat-draft";
+const OUTBOX = "chat-outbox";
+const MAX_WAITING = 20;
+// A frontend that is away for this long is left for another one.
+const LEAVE_AFTER_S = 6;
+const AT_BOTTOM_PX = 80;
+
+const waiting = new Map(); // client id -> { id, text, element }
+let last = list.lastElementChild?.dataset.cursor ?? "";
+let first = list.firstElementChild?.dataset.cursor ?? "";
+let fetching = null;
+let paging = false;
+
+function isAtBottom() {
+  return board.scrollHeight - board.scrollTop - board.clientHeight < AT_BOTTOM_PX;
+}
+
+function toBottom() {
+  board.scrollTop = board.scrollHeight;
+  newest.hidden = true;
+}
+
+function element(message) {
+  const item = template.content.firstElementChild.cloneNode(true);
+  item.classList.toggle("own", message.author === userName);
+  item.querySelector(".author").textContent = message.author;
+  item.querySelector("p").textContent = message.text;
+  if (message.cursor) {
+    item.dataset.cursor = message.cursor;
+    showTime(item.querySelector("time"), new Date(message.sent * 1000));
+  } else {
+    item.querySelector("time").textContent = "sending…";
+  }
+  return item;
+}
+
+// Messages of the store come in its order, before those of ours that still wait.
+function append(messages) {
+  const stick = isAtBottom();
+  const firstWaiting = list.querySelector(".waiting");
+  let added = 0;
+  for (const message of messages) {
+    if (message.cursor > last) {
+      list.insertBefore(element(message), firstWaiting);
+      last = message.cursor;
+      first ||= message.cursor;
+      added += 1;
+    }
+  }
+  empty.hidden = list.children.length > 0;
+  if (stick) {
+    toBottom();
+  } else if (added) {
+    newest.hidden = false;
+  }
+}
+
+// Everything behind our last message, page by page: closes every gap.
+function catchUp() {
+  fetching ??= (async () => {
+    try {
+      let more = true;
+      while (more) {
+        const page = await getJson(`/chat/messages${last ? `?after=${last}` : ""}`);
+        append(page.messages);
+        more = page.more && last !== "" && page.messages.length > 0;
+      }
+    } catch {
+      // The stream comes back, and with it the next occasion.
+    } finally {
+      fetching = null;
+    }
+  })();
+  return fetching;
+}
+
+async function pageUp() {
+  if (paging || older.hidden || !first) {
+    return;
+  }
+  paging = true;
+  try {
+    const page = await getJson(`/chat/messages?before=${first}`);
+    const height = board.scrollHeight;
+    list.prepend(...page.messages.map(element));
+    first = page.messages[0]?.cursor ?? first;
+    older.hidden = !page.more;
+    board.scrollTop += board.scrollHeight - height;
+  } catch {
+    // Scrolling again tries again.
+  } finally {
+    paging = false;
+  }
+}
+
+function remember() {
+  sessionStorage.setItem(OUTBOX, JSON.stringify([...waiting.values()].map(({ id, text }) => ({ id, text }))));
+}
+
+function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// The id stays the same through all attempts: the store shows the message once.
+async function deliver(id) {
+  const message = waiting.get(id);
+  for (let pauseMs = 500; ; pauseMs = Math.min(pauseMs * 2, 8000)) {
+    try {
+      const posted = await postJson("/chat/messages", { id, text: message.text });
+      message.element.remove();
+      waiting.delete(id);
+      remember();
+      if (posted.cursor > last) {
+        await catchUp();
+        append([posted]);
+      }
+      return;
+    } catch (error) {
+      if (!error.retryable) {
+        message.element.classList.add("failed");
+        message.element.querySelector("time").textContent = error.message;
+        waiting.delete(id);
+        remember();
+        return;
+      }
+      await new Promise((resolve) => { setTimeout(resolve, pauseMs); });
+    }
+  }
+}
+
+function post(body, id = newId()) {
+  const item = element({ author: userName, text: body });
+  item.classList.add("waiting");
+  list.append(item);
+  empty.hidden = true;
+  waiting.set(id, { id, text: body, element: item });
+  remember();
+  toBottom();
+  deliver(id);
+}
+
+function fit() {
+  text.rows = 1;
+  while (text.rows < 6 && text.scrollHeight > text.clientHeight) {
+    text.rows += 1;
+  }
+}
+
+function keepDraft() {
+  sessionStorage.setItem(DRAFT, text.value);
+  fit();
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const body = text.value.trim();
+  if (!body || waiting.size >= MAX_WAITING) {
+    return;
+  }
+  if (board.dataset.past !== undefined) {
+    // The page shows older messages: writing leads back to the newest.
+    sessionStorage.setItem(DRAFT, text.value);
+    location.href = "/chat";
+    return;
+  }
+  text.value = "";
+  keepDraft();
+  post(body);
+  text.focus();
+});
+
+text.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    form.requestSubmit();
+  }
+});
+text.addEventListener("input", keepDraft);
+newest.addEventListener("click", toBottom);
+older.addEventListener("click", (event) => {
+  event.preventDefault();
+  pageUp();
+});
+board.addEventListener("scroll", () => {
+  if (board.scrollTop < 60) {
+    pageUp();
+  }
+  if (isAtBottom()) {
+    newest.hidden = true;
+  }
+});
+
+// What this page remembers comes along when the frontend has to be left: another one has another address.
+function takeAlong() {
+  const state = { draft: text.value, outbox: [...waiting.values()].map(({ id, text }) => ({ id, text })) };
+  return state.draft || state.outbox.length ? `state=${encodeURIComponent(JSON.stringify(state))}` : "";
+}
+
+function recall() {
+  let state = {
+    draft: sessionStorage.getItem(DRAFT) ?? "",
+    outbox: JSON.parse(sessionStorage.getItem(OUTBOX) ?? "[]"),
+  };
+  if (location.hash.startsWith("#state=")) {
+    try {
+      state = JSON.parse(decodeURIComponent(location.hash.slice("#state=".length)));
+    } catch {
+      // Somebody cut the address: what is stored here has to do.
+    }
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+  text.value ||= String(state.draft ?? "");
+  for (const { id, text: body } of (state.outbox ?? []).slice(0, MAX_WAITING)) {
+    post(String(body), String(id));
+  }
+  keepDraft();
+}
+
+toBottom();
+recall();
+
+if (board.dataset.past === undefined) {
+  subscribe("chat", {
+    cursor: last,
+    onEvent: ({ after, messages }) => {
+      // Contiguous with what is shown, or else something is missing in between.
+      if (after <= last) {
+        append(messages);
+      } else {
+        catchUp();
+      }
+    },
+    onPlace: (cursor) => {
+      if (cursor > last) {
+        catchUp();
+      }
+    },
+  });
+  let leaving = null;
+  onConnection((connected) => {
+    clearInterval(leaving);
+    if (connected) {
+      catchUp();
+    } else {
+      leaving = setInterval(() => {
+        if (lostForS() > LEAVE_AFTER_S) {
+          clearInterval(leaving);
+          goElsewhere(takeAlong());
+        }
+      }, 1000);
+    }
+  });
+}
