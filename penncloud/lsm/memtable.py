@@ -1,0 +1,96 @@
+"""The memtable: the newest committed cells of one tablet, in memory.
+
+Theory of operation
+    Most writes are never looked at in order before the memtable is flushed. So cells go into a dict, and
+    new keys into a list; the sorted list of keys takes these in, all at once, when somebody asks for
+    order. That costs a quarter of inserting each key into its place (performance.md, "Memtable").
+
+    A frozen memtable (the flush's source) is not changed any more, only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+import msgspec
+from sortedcontainers import SortedList
+
+from penncloud.lsm.entry import CELL_OVERHEAD_BYTES, DeleteEffect, Entry
+from penncloud.lsm.keys import pack
+
+
+class StoredCell(msgspec.Struct, frozen=True, gc=False):
+    """A cell's value and the version of the tablet at which it was written."""
+
+    version: int
+    value: bytes
+
+
+class Tombstone(msgspec.Struct, frozen=True, gc=False):
+    """There is no such cell, whatever older tables say."""
+
+    version: int
+
+
+Slot: TypeAlias = StoredCell | Tombstone
+
+
+class Memtable:
+    """Cells by key; see the module. `log_position`: no entry in it is below it in the log."""
+
+    def __init__(self, log_position: int) -> None:
+        self.log_position = log_position
+        self.size_bytes = 0
+        self.entries = 0
+        self._slots: dict[bytes, Slot] = {}
+        self._order: Any = SortedList()
+        self._unordered: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def apply(self, entry: Entry) -> None:
+        """Take in the effects of a committed entry."""
+        version = entry.version
+        self.entries += 1
+        for effect in entry.effects:
+            key = pack(effect.row, effect.col)
+            slot: Slot
+            if isinstance(effect, DeleteEffect):
+                slot = Tombstone(version)
+                size = 0
+            else:
+                slot = StoredCell(version, effect.value)
+                size = len(effect.value)
+            old = self._slots.get(key)
+            if old is None:
+                self._unordered.append(key)
+                self.size_bytes += len(key) + CELL_OVERHEAD_BYTES
+            elif isinstance(old, StoredCell):
+                self.size_bytes -= len(old.value)
+            self._slots[key] = slot
+            self.size_bytes += size
+
+    def get(self, key: bytes) -> Slot | None:
+        """The newest slot of a key, if this memtable has one."""
+        return self._slots.get(key)
+
+    def scan(
+        self, first: bytes, last: bytes, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Slot]]:
+        """Slots with first <= key < last, in order or in reverse.
+
+        The iterator must not be used any more once something has been applied.
+        """
+        if self._unordered:
+            self._order.update(self._unordered)
+            self._unordered = []
+        slots = self._slots
+        keys: Iterable[bytes] = self._order.irange(first, last, (True, False), reverse)
+        for key in keys:
+            yield key, slots[key]
+
+    def sorted_keys(self) -> list[bytes]:
+        """All keys in order, for a flush (sorting once is quicker than keeping order)."""
+        return sorted(self._slots)
