@@ -6,61 +6,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 from attrs import define, field
 
 from penncloud.client.table import Watching
+from penncloud.coordinator.messages import (
+    ClusterView,
+    CoordinatorInfo,
+    NodeInfo,
+    NodeState,
+    TabletInfo,
+)
 from penncloud.platform.errors import PennCloudError
 
-NodeState = Literal["live", "suspected", "dead", "drained"]
-
-
-class NodeInfo(msgspec.Struct, frozen=True):
-    """One server as the coordinators see it."""
-
-    role: str  # "lb", "http", "smtp", "storage", "coordinator"
-    id: str
-    host: str
-    port: int
-    pid: int
-    state: NodeState
-    enabled: bool = True  # http: may be given new clients
-    incarnation: int = 0  # changes at every start
-    agent: str = ""  # host:port of the agent that can stop and start it
-    metrics_port: int = 0
-    seen_s: float = 0.0  # seconds since it last answered
-
-
-class TabletInfo(msgspec.Struct, frozen=True):
-    """One tablet as the coordinators see it. `lag` is in versions behind the primary."""
-
-    id: int
-    lo: int
-    hi: int
-    epoch: int
-    primary: str
-    members: list[str]
-    lag: dict[str, int]
-    state: Literal["ok", "degraded", "damaged", "unavailable"]
-
-
-class CoordinatorInfo(msgspec.Struct, frozen=True):
-    id: str
-    host: str
-    port: int
-    pid: int
-    role: Literal["leader", "follower", "candidate"]
-    term: int
-
-
-class ClusterView(msgspec.Struct, frozen=True):
-    """All of it at one moment."""
-
-    nodes: list[NodeInfo]
-    coordinators: list[CoordinatorInfo]
-    tablets: list[TabletInfo]
+__all__ = [
+    "ClusterView",
+    "CoordinatorInfo",
+    "Directory",
+    "MemoryDirectory",
+    "NoSuchNode",
+    "NodeInfo",
+    "NodeState",
+    "TabletInfo",
+]
 
 
 class NoSuchNode(PennCloudError):

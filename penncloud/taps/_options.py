@@ -42,21 +42,23 @@ def _apply(values: dict[str, Any], kind: type[msgspec.Struct], options: Any, pre
             raise usage.UsageError(f"--{name} {text}: {error}") from error
 
 
-def role_options(name: str, synopsis: str) -> type[usage.Options]:
-    """The Options class of the role whose section is `name`.
+class RoleOptions(usage.Options):
+    """After parsing, `cluster` and `role` are the checked sections."""
 
-    After parsing, `options.cluster` and `options.role` are the checked sections.
-    """
+    cluster: Cluster
+    role: Role
+
+
+def role_options(name: str, synopsis: str) -> type[RoleOptions]:
+    """The Options class of the role whose section is `name`."""
     kind = SECTIONS[name]
 
-    class RoleOptions(usage.Options):
+    class OptionsOfRole(RoleOptions):
         optParameters = [
             ["config", "c", None, "TOML file with [cluster] and [" + name + "]"],
             *_parameters(kind, ""),
             *_parameters(Cluster, "cluster-"),
         ]
-        cluster: Cluster
-        role: Role
 
         def getSynopsis(self) -> str:
             return synopsis
@@ -90,4 +92,4 @@ def role_options(name: str, synopsis: str) -> type[usage.Options]:
             except ConfigurationError as error:
                 raise usage.UsageError(str(error)) from error
 
-    return RoleOptions
+    return OptionsOfRole

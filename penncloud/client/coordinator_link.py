@@ -1,0 +1,217 @@
+"""The real directory: asks whichever coordinator answers.
+
+Theory of operation
+    There is a connection to every coordinator of the configuration. A call goes to one that is
+    connected, beginning with the one that answered last; when it does not answer, or says that it
+    cannot now, the next one is asked, until the deadline.
+
+    The servers' states come from one coordinator at a time, the *feed*: the one that first answered
+    `Subscribe`. When its connection is lost another takes its place, or the same when it is back. What
+    was known last stays known meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from penncloud.client.directory import ClusterView, NodeInfo, NoSuchNode
+from penncloud.client.table import Refused, Unavailable, Watching
+from penncloud.coordinator.messages import (
+    Enabled,
+    EnableNode,
+    NodesChanged,
+    Subscribe,
+    ViewCluster,
+)
+from penncloud.platform.config import Cluster, parse_address
+from penncloud.platform.environment import Environment
+from penncloud.rpc.auth import load_secret
+from penncloud.rpc.calls import Calls
+from penncloud.rpc.client import RpcClient
+from penncloud.rpc.errors import CallTimedOut, Disconnected, Refusal, RpcBusy, RpcError
+from penncloud.rpc.protocol import Hooks, RpcProtocol
+from penncloud.rpc.registration import LONGEST_PAUSE_S
+
+# A call as a whole, and the share that one coordinator gets when there are others to ask.
+DEADLINE_S: Final = 5.0
+ATTEMPT_S: Final = 2.0
+# Pause before the coordinators are asked again after all have failed.
+RETRY_S: Final = 0.2
+
+_T = TypeVar("_T")
+
+Callback = Callable[[Sequence[NodeInfo]], None]
+
+
+class CoordinatorDirectory:
+    """Implements `client.directory.Directory`; works between start() and stop()."""
+
+    log = Logger()
+
+    def __init__(
+        self, environment: Environment, cluster: Cluster, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self._environment = environment
+        self._clock = environment.reactor
+        self._cluster = cluster
+        self._deadline_s = deadline_s
+        self._clients: list[RpcClient] = []
+        self._feed: RpcProtocol | None = None
+        self._subscribing = False
+        self._nodes: list[NodeInfo] | None = None
+        self._callbacks: list[Callback] = []
+
+    def start(self) -> None:
+        """Begin to connect; raises ConfigurationError for a secret file that cannot be used."""
+        secret = load_secret(self._cluster)
+        calls = Calls()
+        calls.on_note(NodesChanged, self._changed)
+        for address in self._cluster.coordinators:
+            client = RpcClient(
+                self._environment,
+                *parse_address(address),
+                calls=calls,
+                secret=secret,
+                hooks=Hooks(self._opened, self._closed),
+                longest_pause_s=LONGEST_PAUSE_S,
+            )
+            self._clients.append(client)
+            client.start()
+
+    async def stop(self) -> None:
+        """Close the connections; calls under way fail as Unavailable."""
+        clients, self._clients = self._clients, []
+        self._callbacks.clear()
+        await DeferredList([Deferred.fromCoroutine(client.stop()) for client in clients])
+
+    # -- Directory -------------------------------------------------------------------------------
+
+    async def view(self) -> ClusterView:
+        """See `Directory`."""
+        return await self._ask(ViewCluster(), ClusterView)
+
+    async def set_enabled(self, node_id: str, enabled: bool) -> None:
+        """See `Directory`; raises NoSuchNode, and Refused for a server that is no http server."""
+        try:
+            await self._ask(EnableNode(node_id, enabled), Enabled)
+        except Refusal as refusal:
+            if refusal.code == "NO_SUCH_NODE":
+                raise NoSuchNode(refusal.text) from refusal
+            raise Refused(refusal.code, refusal.text) from refusal
+
+    def subscribe(self, callback: Callback) -> Watching:
+        """See `Directory`."""
+        self._callbacks.append(callback)
+        if self._nodes is not None:
+            callback(self._nodes)
+        self._find_feed()
+        callbacks = self._callbacks
+
+        class _Subscription:
+            def stop(self) -> None:
+                if callback in callbacks:
+                    callbacks.remove(callback)
+
+        return _Subscription()
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    async def _ask(self, message: msgspec.Struct, answer: type[_T]) -> _T:
+        """Raises Unavailable, or Refusal for what every coordinator would refuse."""
+        deadline = self._clock.seconds() + self._deadline_s
+        trouble = "none is connected"
+        while self._clients:
+            for client in list(self._clients):
+                left_s = deadline - self._clock.seconds()
+                connection = client.connection
+                if connection is None or left_s <= 0:
+                    continue
+                try:
+                    result = await connection.call(message, answer, min(left_s, ATTEMPT_S))
+                except (Disconnected, CallTimedOut, RpcBusy) as error:
+                    trouble = str(error)
+                except Refusal as refusal:
+                    if refusal.code not in _ASK_ANOTHER:
+                        raise
+                    trouble = refusal.text
+                except RpcError as error:
+                    raise Unavailable(f"coordinator {client.address}: {error}") from error
+                else:
+                    self._prefer(client)
+                    return result
+            left_s = deadline - self._clock.seconds()
+            if left_s <= 0:
+                break
+            await self._pause(min(left_s, RETRY_S))
+        raise Unavailable(f"no coordinator has answered in time: {trouble}")
+
+    def _prefer(self, client: RpcClient) -> None:
+        if client in self._clients:
+            self._clients.remove(client)
+            self._clients.insert(0, client)
+
+    def _pause(self, seconds: float) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+        self._clock.callLater(seconds, done.callback, None)
+        return done
+
+    # -- the feed --------------------------------------------------------------------------------
+
+    def _opened(self, connection: RpcProtocol) -> None:
+        self._find_feed()
+
+    def _closed(self, connection: RpcProtocol, why: Failure) -> None:
+        if connection is self._feed:
+            self._feed = None
+            self._find_feed()
+
+    def _find_feed(self) -> None:
+        if self._callbacks and self._feed is None and not self._subscribing:
+            self._subscribing = True
+            Deferred.fromCoroutine(self._subscribe()).addErrback(self._not_subscribed)
+
+    async def _subscribe(self) -> None:
+        try:
+            for client in list(self._clients):
+                connection = client.connection
+                if connection is None:
+                    continue
+                try:
+                    news = await connection.call(Subscribe(), NodesChanged, ATTEMPT_S)
+                except RpcError as error:
+                    # It comes back by a new connection, which begins anew here.
+                    connection.drop(f"subscription failed: {error}")
+                    continue
+                if connection.is_open:
+                    self._feed = connection
+                    self._tell(news.nodes)
+                    return
+        finally:
+            self._subscribing = False
+        if any(client.connection is not None for client in self._clients):
+            self._find_feed()
+
+    def _not_subscribed(self, failure: Failure) -> None:
+        self.log.failure("subscribing to the coordinators' news", failure)
+
+    def _changed(self, connection: RpcProtocol, news: NodesChanged) -> None:
+        if connection is self._feed:
+            self._tell(news.nodes)
+
+    def _tell(self, nodes: list[NodeInfo]) -> None:
+        self._nodes = nodes
+        for callback in list(self._callbacks):
+            try:
+                callback(nodes)
+            except Exception:  # noqa: BLE001 (one subscriber's fault is not the others')
+                self.log.failure("telling a subscriber of the servers' states", Failure())
+
+
+# Refusals that say that another coordinator, or the same one later, may do it.
+_ASK_ANOTHER: Final[frozenset[Any]] = frozenset({"NOT_LEADER", "FAILED", "INTERNAL"})

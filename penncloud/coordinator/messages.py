@@ -1,0 +1,80 @@
+"""What is asked of a coordinator by rpc, besides `rpc.registration`: the view of the cluster."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+NodeState = Literal["live", "suspected", "dead", "drained"]
+
+
+class NodeInfo(msgspec.Struct, frozen=True):
+    """One server as the coordinators see it."""
+
+    role: str  # "lb", "http", "smtp", "storage", "coordinator", "agent"
+    id: str
+    host: str
+    port: int
+    pid: int
+    state: NodeState
+    enabled: bool = True  # http: may be given new clients
+    incarnation: int = 0  # changes at every start
+    agent: str = ""  # host:port of the agent that can stop and start it
+    metrics_port: int = 0
+    seen_s: float = 0.0  # seconds since it last answered
+
+
+class TabletInfo(msgspec.Struct, frozen=True):
+    """One tablet as the coordinators see it. `lag` is in versions behind the primary."""
+
+    id: int
+    lo: int
+    hi: int
+    epoch: int
+    primary: str
+    members: list[str]
+    lag: dict[str, int]
+    state: Literal["ok", "degraded", "damaged", "unavailable"]
+
+
+class CoordinatorInfo(msgspec.Struct, frozen=True):
+    id: str
+    host: str
+    port: int
+    pid: int
+    role: Literal["leader", "follower", "candidate"]
+    term: int
+
+
+class ClusterView(msgspec.Struct, frozen=True):
+    """All of it at one moment."""
+
+    nodes: list[NodeInfo]
+    coordinators: list[CoordinatorInfo]
+    tablets: list[TabletInfo]
+
+
+class ViewCluster(msgspec.Struct, tag="view-cluster", frozen=True):
+    """Call, answered with ClusterView."""
+
+
+class EnableNode(msgspec.Struct, tag="enable-node", frozen=True):
+    """Call, answered with Enabled once it is durable. Refusals: NO_SUCH_NODE, WRONG_ROLE."""
+
+    id: str
+    enabled: bool
+
+
+class Enabled(msgspec.Struct, tag="enabled", frozen=True):
+    """Answer to EnableNode."""
+
+
+class Subscribe(msgspec.Struct, tag="subscribe", frozen=True):
+    """Call, answered with NodesChanged as it is now; from then on every change comes as a note."""
+
+
+class NodesChanged(msgspec.Struct, tag="nodes-changed", frozen=True):
+    """All servers, after something about one of them has changed."""
+
+    nodes: list[NodeInfo]

@@ -1,0 +1,152 @@
+"""WHERE and MAP by the text protocol, see `wire`.
+
+Requests are answered at once and in order. While a client does not read, what it has sent is neither
+answered nor read on; one that does not read for STALLED_S is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from penncloud.placement.tablets import TabletMap
+from penncloud.wire.messages import (
+    At,
+    Busy,
+    Error,
+    Malformed,
+    Map,
+    Reply,
+    Request,
+    TabletLine,
+    Tablets,
+    Where,
+)
+from penncloud.wire.replies import encode_reply
+from penncloud.wire.requests import RequestDecoder
+
+STALLED_S: Final = 10.0
+# Told to one who asks before the first tablets are there.
+_RETRY_MS: Final = 200
+
+Answer = Callable[[Request], Reply]
+
+
+def answer(request: Request, tablets: TabletMap, address: Callable[[str], str]) -> Reply:
+    """`address` gives the host:port of a server, empty while there is none to be handed out."""
+    if isinstance(request, Where):
+        tablet = tablets.find(request.row)
+        if tablet is None:
+            return Busy(_RETRY_MS)
+        return At(tablet.id, tablet.epoch, address(tablet.primary))
+    if isinstance(request, Map):
+        lines = [TabletLine(t.id, t.lo, t.hi, t.epoch, address(t.primary)) for t in tablets.tablets]
+        return Tablets(tablets.version, tuple(lines))
+    return Error("COMMAND", "a coordinator answers WHERE and MAP only")
+
+
+class TextFactory(Factory):
+    """`answer` gives the reply to a request; `reactor` has IReactorTime."""
+
+    noisy = False
+
+    def __init__(self, reactor: Any, answer: Answer) -> None:
+        self.reactor = reactor
+        self.answer = answer
+        self.connections: set[TextProtocol] = set()
+
+    def buildProtocol(self, addr: IAddress | None) -> TextProtocol:
+        protocol = TextProtocol(self)
+        protocol.factory = self
+        return protocol
+
+    def close_all(self) -> None:
+        """End every connection after what is written has left."""
+        for connection in list(self.connections):
+            connection.close()
+
+
+@implementer(IHalfCloseableProtocol)
+class TextProtocol(LineReceiver):
+    """One client. The transport pauses it (a LineReceiver is a push producer) when its buffer is full:
+    it then reads nothing until the client has."""
+
+    def __init__(self, owner: TextFactory) -> None:
+        self._owner = owner
+        self._decoder = RequestDecoder()
+        self._waiting: deque[Request | Malformed] = deque()
+        self._ended = False
+        self._closing = False
+        self._stalled: Any = None
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.registerProducer(self, True)
+        self._owner.connections.add(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._waiting.extend(self._decoder.feed(data))
+        transport: Any = self.transport
+        while self._waiting and not self.paused and not self._closing:
+            request = self._waiting.popleft()
+            if isinstance(request, Malformed):
+                transport.write(encode_reply(Error(request.code, request.text)))
+                if request.fatal:
+                    self.close()
+            else:
+                transport.write(encode_reply(self._owner.answer(request)))
+        if self._ended and not self._waiting:
+            self.close()
+
+    def pauseProducing(self) -> None:
+        super().pauseProducing()
+        self._watch_stall()
+
+    def resumeProducing(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        super().resumeProducing()
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more, but may wait for answers."""
+        self._ended = True
+        self.dataReceived(b"")
+
+    def writeConnectionLost(self) -> None:
+        """The client reads no more."""
+        self.close()
+
+    def close(self) -> None:
+        """End the connection after what is written has left, if the client reads it in time."""
+        if not self._closing:
+            self._closing = True
+            self._waiting.clear()
+            # A transport that has a paused producer would wait for it for ever.
+            transport: Any = self.transport
+            transport.unregisterProducer()
+            transport.loseConnection()
+            self._watch_stall()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._owner.connections.discard(self)
+        self._closing = True
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _watch_stall(self) -> None:
+        if self._stalled is None:
+            self._stalled = self._owner.reactor.callLater(STALLED_S, self._does_not_read)
+
+    def _does_not_read(self) -> None:
+        self._stalled = None
+        transport: Any = self.transport
+        transport.abortConnection()
