@@ -108,6 +108,12 @@ class Smtp(Role, frozen=True, kw_only=True):
     # Largest message, in bytes (announced by SIZE).
     max_message_bytes: int = 25 * 1024 * 1024
     max_recipients: int = 1000
+    # Connections at the same time, in all and from one address.
+    max_connections: int = 1000
+    max_connections_per_client: int = 50
+    # Seconds without a command, and for the whole of one DATA (RFC 5321 asks for minutes).
+    idle_timeout_s: float = 300
+    data_timeout_s: float = 1800
     # DNS server for MX look-ups as host:port; empty: the system's.
     resolver: str = ""
     # Port of the outside mail servers; 25 unless a test or a provider wants another.

@@ -1,0 +1,94 @@
+"""The mail server as a node: takes mail in, sends the queue out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+
+from penncloud.client.table import Table
+from penncloud.platform.config import Cluster, Smtp
+from penncloud.platform.environment import Environment
+from penncloud.platform.listening import listen
+from penncloud.rpc.registration import Registration, identity
+from penncloud.services.accounts import Accounts
+from penncloud.services.blobs import Blobs
+from penncloud.services.mail.bodies import Bodies
+from penncloud.services.mail.post import PostOffice
+from penncloud.smtp.inbound import InboundServer, Limits
+from penncloud.smtp.reception import Reception
+
+
+class TableClient(Table, Protocol):
+    """A table whose connections begin and end with this node."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class SmtpNode:
+    """Listens on the SMTP port; `start` raises ConfigurationError when it cannot."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        cluster: Cluster,
+        role: Smtp,
+        table: TableClient,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._environment = environment
+        self._cluster = cluster
+        self._role = role
+        self._table = table
+        self._hostname = role.hostname or cluster.domain
+        bodies = Bodies(table, Blobs(table, environment.entropy), environment)
+        accounts = Accounts(table, environment)
+        self._post = PostOffice(table, bodies, environment, accounts, cluster.domain)
+        self._inbound = InboundServer(
+            environment, Reception(environment, self._post, self._hostname), limits_of(role)
+        )
+        self._listening: IListeningPort | None = None
+        self._registration: Registration | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on, once started."""
+        assert self._listening is not None
+        address = self._listening.getHost()
+        assert isinstance(address, IPv4Address | IPv6Address)
+        return int(address.port)
+
+    async def start(self) -> None:
+        self._listening = await listen(
+            self._environment.reactor, self._role.host, self._role.port, self._inbound
+        )
+        self._table.start()
+        me = identity("smtp", self._role, self.port)
+        self._registration = Registration(self._environment, self._cluster, me)
+        self._registration.start()
+
+    async def stop(self) -> None:
+        """No new clients; messages that are just being stored or sent are brought to their end."""
+        if self._listening is not None:
+            await maybeDeferred(self._listening.stopListening)
+        await self._inbound.stop()
+        if self._registration is not None:
+            await self._registration.stop()
+        self._table.stop()
+
+
+def limits_of(role: Smtp) -> Limits:
+    """The server's bounds from its section of the configuration."""
+    return Limits(
+        message_bytes=role.max_message_bytes,
+        recipients=role.max_recipients,
+        connections=role.max_connections,
+        connections_per_client=role.max_connections_per_client,
+        idle_s=role.idle_timeout_s,
+        data_s=role.data_timeout_s,
+    )
