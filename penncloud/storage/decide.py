@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 from attrs import frozen
 
+from penncloud.lsm.entry import DeleteEffect, Effect, PutEffect
 from penncloud.wire.messages import (
     AppendCell,
     CompareAndPut,
@@ -42,14 +43,6 @@ NOTHING: Final[Seen] = (0, None)
 
 
 @frozen
-class Effect:
-    """What becomes of one cell of the row: a new value, or None when it is deleted."""
-
-    col: bytes
-    value: bytes | None
-
-
-@frozen
 class Decision:
     """The outcome of one mutation.
 
@@ -64,24 +57,25 @@ class Decision:
 
 def decide(mutation: Mutation, view: View, version: int) -> Decision:
     """Decide `mutation`, which is to have `version`, on a row whose cells `view` gives by column."""
+    row = mutation.row
     match mutation:
         case Put(_, col, value):
-            return Decision(Ok(version), (Effect(col, value),))
+            return Decision(Ok(version), (PutEffect(row, col, value),))
         case CompareAndPut(_, col, expected, value):
-            return _mutate((IfValue(col, expected), PutCell(col, value)), view, version)
+            return _mutate(row, (IfValue(col, expected), PutCell(col, value)), view, version)
         case CompareVersionAndPut(_, col, compared, value):
-            return _mutate((IfVersion(col, compared), PutCell(col, value)), view, version)
+            return _mutate(row, (IfVersion(col, compared), PutCell(col, value)), view, version)
         case Delete(_, col):
             if view(col)[1] is None:
                 return Decision(Missing(), (), col)
-            return Decision(Ok(version), (Effect(col, None),))
+            return Decision(Ok(version), (DeleteEffect(row, col),))
         case Mutate(_, operations):
-            return _mutate(operations, view, version)
+            return _mutate(row, operations, view, version)
 
 
-def _mutate(operations: tuple[SubOperation, ...], view: View, version: int) -> Decision:
+def _mutate(row: bytes, operations: tuple[SubOperation, ...], view: View, version: int) -> Decision:
     """Every condition first, then every change; of several changes to a column the last stays."""
-    after: dict[bytes, bytes | None] = {}
+    after: dict[bytes, Effect] = {}
     for operation in operations:
         match operation:
             case IfVersion(col, compared):
@@ -93,9 +87,10 @@ def _mutate(operations: tuple[SubOperation, ...], view: View, version: int) -> D
                 if found[1] != expected:
                     return Decision(Mismatch(*found), (), col)
             case PutCell(col, value):
-                after[col] = value
+                after[col] = PutEffect(row, col, value)
             case AppendCell(prefix, value):
-                after[appended(prefix, version)] = value
+                col = appended(prefix, version)
+                after[col] = PutEffect(row, col, value)
             case DeleteCell(col):
-                after[col] = None
-    return Decision(Ok(version), tuple(Effect(col, value) for col, value in after.items()))
+                after[col] = DeleteEffect(row, col)
+    return Decision(Ok(version), tuple(after.values()))

@@ -39,7 +39,7 @@ Reply: TypeAlias = Ok | Missing | Mismatch
 
 
 class CorruptTable(PennCloudError):
-    """Bytes that are no encoded dedup table."""
+    """Bytes that are no encoded table of request ids, or no outcome of one."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True):
@@ -87,6 +87,19 @@ def reply_of(outcome: Outcome, now: Mismatch | None = None) -> Reply:
     if outcome.cut and now is not None:
         return now
     return Mismatch(outcome.version, outcome.value)
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """As the log keeps it beside the mutation's effects."""
+    return _ENCODER.encode(outcome)
+
+
+def decode_outcome(data: bytes) -> Outcome:
+    """The reverse. Raises CorruptTable."""
+    try:
+        return _OUTCOME_DECODER.decode(data)
+    except msgspec.DecodeError as error:
+        raise CorruptTable(f"not an outcome: {error}") from error
 
 
 @define
@@ -196,4 +209,5 @@ _Encoded: TypeAlias = tuple[
     list[tuple[bytes, int, list[tuple[int, int | Failed]]]], list[tuple[bytes, int]]
 ]
 _ENCODER = msgspec.msgpack.Encoder()
+_OUTCOME_DECODER: msgspec.msgpack.Decoder[int | Failed] = msgspec.msgpack.Decoder(int | Failed)
 _DECODER = msgspec.msgpack.Decoder(_Encoded)

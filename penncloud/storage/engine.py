@@ -1,109 +1,45 @@
-"""What a storage server needs of an engine: a log that several tablets share, and their cells.
+"""What a storage server needs of an engine (`lsm.engine` is the real one; the tests have a plain one).
 
-Theory of operation
-    An *entry* is one decided mutation of one tablet. It is appended to the log, and durable when the
-    Deferred of `append` fires; it enters the cells only by `commit`, which the tablet calls in version
-    order. Reads see committed entries only. What follows the committed point at a start is given back
-    by `open_tablet`, for whoever decides what becomes of it.
+An entry is one decided mutation of one tablet. It is appended to the log, and durable when the Deferred
+of `append` fires; it enters the cells only by `commit`, which its tablet calls in version order. Reads
+see committed entries only. What follows the committed point at a start is given back by `open` as the
+tablet's `tail`, for whoever decides what becomes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from penncloud.storage.decide import Effect
-from penncloud.storage.dedup import Outcome
-from penncloud.wire.messages import RequestId
-
-
-@frozen
-class Entry:
-    """One decided mutation. Versions of a tablet are contiguous; `epoch` is the one it was decided in.
-
-    `request_id` and `outcome` are what the table of request ids records when the entry commits.
-    """
-
-    tablet: int
-    version: int
-    epoch: int
-    row: bytes
-    effects: tuple[Effect, ...]
-    request_id: RequestId | None = None
-    outcome: Outcome | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        """About what the entry takes in memory and in the log."""
-        size = 100 + len(self.row)
-        for effect in self.effects:
-            size += 50 + len(effect.col) + len(effect.value or b"")
-        return size
-
-
-@frozen
-class Stored:
-    """One committed cell."""
-
-    row: bytes
-    col: bytes
-    version: int
-    value: bytes
-
-
-@frozen
-class Recovered:
-    """One tablet as the engine found it.
-
-    `committed` is the version up to which the cells are complete and `request_ids` the encoded table
-    of request ids at `committed`; `entries` follow it without gap and are durable, but not applied.
-    """
-
-    committed: int
-    request_ids: bytes
-    entries: Sequence[Entry]
-
-
-class RequestIdsOf(Protocol):
-    """Gives the encoded table of request ids of a tablet, as of its last `commit`."""
-
-    def __call__(self, tablet: int) -> bytes: ...
+from penncloud.lsm.engine import TabletRecovery
+from penncloud.lsm.entry import Entry
+from penncloud.lsm.memtable import StoredCell
+from penncloud.lsm.tablet import ScannedCell
 
 
 class Engine(Protocol):
-    """See the module. Reads raise `platform.errors.DiskError` where the disk cannot give the cells."""
+    """The part of `lsm.engine.Engine` that is used here; its docstrings hold."""
 
-    def open_tablet(self, tablet: int) -> Recovered:
-        """Begin to use a tablet (a new one is empty); called once per tablet and start."""
-        ...
+    async def open(self) -> list[TabletRecovery]: ...
 
-    def append(self, entries: Sequence[Entry]) -> Deferred[None]:
-        """Make entries durable, all or nothing.
+    async def close(self) -> None: ...
 
-        Errors: DiskFull (nothing was kept, and the same versions may be appended again), DiskFailed
-        (nobody knows what was kept: the server has to stop).
-        """
-        ...
+    async def create_tablet(self, tablet: int, lo: int, hi: int) -> None: ...
 
-    def commit(self, tablet: int, version: int) -> None:
-        """Apply the durable entries up to `version`; the table of request ids already includes them."""
-        ...
+    def set_meta(self, tablet: int, provider: Callable[[], bytes]) -> None: ...
 
-    def get(self, tablet: int, row: bytes, col: bytes) -> Stored | None: ...
+    def append(self, entries: Sequence[Entry]) -> Deferred[None]: ...
 
-    def scan_row(
-        self, tablet: int, row: bytes, start: bytes, stop: bytes, reverse: bool
-    ) -> Iterator[Stored]:
-        """Cells of a row with start <= col < stop (empty: to the end), in order or in reverse."""
-        ...
+    def commit(self, tablet: int, version: int) -> None: ...
 
-    def scan_tablet(self, tablet: int, row: bytes, col: bytes) -> Iterator[Stored]:
-        """Cells in (row, col) order from (row, col) on."""
-        ...
+    def get(self, tablet: int, row: bytes, col: bytes) -> StoredCell | None: ...
 
-    def close(self) -> Deferred[None]:
-        """Let what is being written finish and release the files."""
-        ...
+    def scan(
+        self, tablet: int, row: bytes, start: bytes = b"", stop: bytes = b"", reverse: bool = False
+    ) -> Iterator[ScannedCell]: ...
+
+    def scan_tablet(
+        self, tablet: int, row: bytes = b"", col: bytes = b""
+    ) -> Iterator[ScannedCell]: ...

@@ -7,25 +7,37 @@ company: under load batches form by themselves.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.lsm.entry import Entry
+from penncloud.lsm.errors import Overloaded, TabletDamaged
 from penncloud.platform.errors import DiskFull
-from penncloud.storage.engine import Engine, Entry
+from penncloud.storage.engine import Engine
+
+# What writers are told to wait when the disk is full, and when the engine has to catch up.
+DISK_FULL_RETRY_MS: Final = 1000
+OVERLOADED_RETRY_MS: Final = 50
 
 
 class Author(Protocol):
     """Whose entries the journal writes: a tablet."""
 
+    id: int
+
     def durable(self, version: int) -> None:
         """Every entry up to `version` is on the disk."""
         ...
 
-    def refused(self, version: int) -> None:
-        """There was no room: none of the entries from `version` on was kept."""
+    def refused(self, version: int, retry_ms: int) -> None:
+        """None of the entries from `version` on was kept; there may be room after `retry_ms`."""
+        ...
+
+    def damaged(self, reason: str) -> None:
+        """The engine cannot keep this tablet any more."""
         ...
 
     def lost(self, version: int) -> None:
@@ -71,7 +83,7 @@ class Journal:
     def _append(self) -> None:
         self._turn = None
         self._writing, self._queue = self._queue, []
-        done = self._engine.append([entry for _, entry in self._writing])
+        done = maybeDeferred(self._engine.append, [entry for _, entry in self._writing])
         done.addCallbacks(self._written, self._not_written)
         done.addErrback(lambda failure: self.log.failure("after an append to the log", failure))
 
@@ -93,14 +105,26 @@ class Journal:
         self._writing, self._queue = [], []
         if failure.check(DiskFull):
             self.log.warn("no room on the disk: writes are refused")
-            for author, version in first.items():
-                author.refused(version)
+            self._refuse(first, DISK_FULL_RETRY_MS)
+        elif failure.check(Overloaded):
+            self._refuse(first, OVERLOADED_RETRY_MS)
+        elif isinstance(failure.value, TabletDamaged):
+            self.log.error("{error}", error=failure.value)
+            self._refuse(first, OVERLOADED_RETRY_MS)
+            for author in first:
+                if author.id == failure.value.tablet:
+                    author.damaged(failure.value.reason)
         else:
             self._failed = True
             self.log.failure("the log cannot be written", failure)
             for author, version in first.items():
                 author.lost(version)
         self._tell_idle()
+
+    @staticmethod
+    def _refuse(first: dict[Author, int], retry_ms: int) -> None:
+        for author, version in first.items():
+            author.refused(version, retry_ms)
 
     def _tell_idle(self) -> None:
         if self._queue or self._writing:

@@ -31,6 +31,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from penncloud.lsm.errors import TabletDamaged
 from penncloud.platform.errors import DiskError
 from penncloud.storage.replies import ReplyQueue, Slot
 from penncloud.storage.row_order import RowOrder
@@ -77,7 +78,7 @@ _MUTATIONS: Final = (Put, CompareAndPut, CompareVersionAndPut, Delete, Mutate)
 
 
 class Service(Protocol):
-    """What answers the requests: the server's tablets. Reads may raise DiskError."""
+    """What answers the requests: the server's tablets. They may raise DiskError and TabletDamaged."""
 
     def get(self, request: Get) -> Reply: ...
 
@@ -286,7 +287,7 @@ class TextProtocol(LineReceiver):
         """Execute a mutation; whether it is under way now."""
         try:
             answer = self._service.mutate(mutation, request_id)
-        except DiskError as error:
+        except (DiskError, TabletDamaged) as error:
             answer = self._unreadable(mutation, error)
         if isinstance(answer, Deferred):
             answer.addErrback(self._broken)
@@ -299,7 +300,7 @@ class TextProtocol(LineReceiver):
         """Answer a request that changes no cell."""
         try:
             reply = self._ask(request)
-        except DiskError as error:
+        except (DiskError, TabletDamaged) as error:
             reply = self._unreadable(request, error)
         self._replies.fill(slot, reply)
         return False
@@ -323,8 +324,10 @@ class TextProtocol(LineReceiver):
             case _:
                 raise AssertionError(f"{request} is no request of its own")
 
-    def _unreadable(self, request: Request, error: DiskError) -> Reply:
+    def _unreadable(self, request: Request, error: DiskError | TabletDamaged) -> Reply:
         self.log.error("{kind}: {error}", kind=type(request).__name__, error=error)
+        if isinstance(error, TabletDamaged):
+            return Error("DAMAGED", str(error))
         return Error("DISK", "the disk cannot give the cells")
 
     def _broken(self, failure: Failure) -> Reply:

@@ -22,10 +22,23 @@ from typing import Final, TypeAlias
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
+from penncloud.lsm.engine import TabletRecovery
+from penncloud.lsm.entry import Entry, PutEffect
+from penncloud.lsm.errors import TabletDamaged
+from penncloud.lsm.tablet import ScannedCell
 from penncloud.storage.decide import NOTHING, Decision, Seen, decide
-from penncloud.storage.dedup import DedupTable, Failed, Outcome, Refusal, outcome_of, reply_of
-from penncloud.storage.engine import Engine, Entry, Stored
-from penncloud.storage.journal import Journal
+from penncloud.storage.dedup import (
+    DedupTable,
+    Failed,
+    Outcome,
+    Refusal,
+    decode_outcome,
+    encode_outcome,
+    outcome_of,
+    reply_of,
+)
+from penncloud.storage.engine import Engine
+from penncloud.storage.journal import DISK_FULL_RETRY_MS, Journal
 from penncloud.storage.watches import Watches
 from penncloud.wire.limits import MAX_SCAN_BYTES
 from penncloud.wire.messages import (
@@ -47,9 +60,8 @@ from penncloud.wire.messages import (
 # Mutations of one tablet that are decided and not yet durable.
 MAX_IN_FLIGHT: Final = 8192
 MAX_IN_FLIGHT_BYTES: Final = 16 * 1024 * 1024
-# What a client is told to wait: when too much is under way, and when the disk is full.
+# What a client is told to wait when too much is under way.
 RETRY_MS: Final = 20
-DISK_FULL_RETRY_MS: Final = 1000
 
 Answer: TypeAlias = Reply | Deferred[Reply]
 
@@ -59,6 +71,8 @@ class _Prepared:
     """A decided mutation on its way. `waiting` are the answers due when it commits."""
 
     entry: Entry
+    request_id: RequestId | None
+    outcome: Outcome | None
     reply: Reply
     size_bytes: int
     waiting: list[tuple[Deferred[Reply], Reply]] = field(factory=list)
@@ -69,12 +83,24 @@ class _Prepared:
         return answer
 
 
+def _recovered(entry: Entry) -> _Prepared:
+    """An entry of the log, as it was before the restart; nobody waits for it any more."""
+    if not entry.client:
+        return _Prepared(entry, None, None, Unknown(), 0)
+    request_id = RequestId(entry.client, entry.seq)
+    return _Prepared(entry, request_id, decode_outcome(entry.result), Unknown(), 0)
+
+
 class Tablet:
-    """The primary of one tablet; opens it in the engine. `epoch` is that of its configuration."""
+    """The primary of one tablet as the engine `found` it; `epoch` is that of its configuration.
+
+    Requests raise `lsm.errors.TabletDamaged` once the tablet's files cannot be trusted, and DiskError
+    when the disk does not give what was asked.
+    """
 
     def __init__(
         self,
-        tablet: int,
+        found: TabletRecovery,
         epoch: int,
         engine: Engine,
         journal: Journal,
@@ -83,7 +109,7 @@ class Tablet:
         max_in_flight: int = MAX_IN_FLIGHT,
         max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
     ) -> None:
-        self.id = tablet
+        self.id = found.tablet
         self.epoch = epoch
         self._engine = engine
         self._journal = journal
@@ -96,11 +122,13 @@ class Tablet:
         # The prepared state: what in-flight mutations will have written, by row and column.
         self._overlay: dict[bytes, dict[bytes, Seen]] = {}
         self._by_id: dict[RequestId, _Prepared] = {}
-        found = engine.open_tablet(tablet)
-        self._request_ids.restore(found.request_ids)
-        self.committed = found.committed
+        self._damage = found.damaged
+        self._request_ids.restore(found.meta)
+        self.committed = found.version
         # With one member, what is durable is committed.
-        self._commit([_Prepared(entry, Unknown(), 0) for entry in found.entries])
+        if not self._damage:
+            self._commit([_recovered(entry) for entry in found.tail])
+        engine.set_meta(self.id, self._request_ids.encode)
 
     @property
     def prepared(self) -> int:
@@ -116,6 +144,8 @@ class Tablet:
 
     def mutate(self, mutation: Mutation, request_id: RequestId | None = None) -> Answer:
         """Execute a mutation; exactly once where it has a request id."""
+        if self._damage:
+            raise TabletDamaged(self.id, self._damage)
         if request_id is not None:
             earlier = self._by_id.get(request_id)
             if earlier is not None:
@@ -139,18 +169,25 @@ class Tablet:
         decision = decide(mutation, lambda col: self._prepared_cell(row, col), version)
         if decision.failed_at is not None and request_id is None:
             return self._failed(row, decision)
-        outcome = None if request_id is None else outcome_of(decision.reply, decision.failed_at)
-        effects = decision.effects
-        entry = Entry(self.id, version, self.epoch, row, effects, request_id, outcome)
-        held = len(decision.reply.value or b"") if isinstance(decision.reply, Mismatch) else 0
-        prepared = _Prepared(entry, decision.reply, entry.size_bytes + held)
+        prepared = self._enter(decision, version, request_id)
         self._in_flight.append(prepared)
         self._in_flight_bytes += prepared.size_bytes
-        self._overlay_with(entry)
+        self._overlay_with(prepared.entry)
         if request_id is not None:
             self._by_id[request_id] = prepared
-        self._journal.write(self, entry)
+        self._journal.write(self, prepared.entry)
         return prepared.when_committed(decision.reply)
+
+    def _enter(self, decision: Decision, version: int, request_id: RequestId | None) -> _Prepared:
+        """The entry of a decision."""
+        reply, outcome = decision.reply, None
+        client, seq, result = b"", 0, b""
+        if request_id is not None:
+            outcome = outcome_of(reply, decision.failed_at)
+            client, seq, result = request_id.client, request_id.seq, encode_outcome(outcome)
+        entry = Entry(self.id, version, self.epoch, client, seq, decision.effects, result)
+        held = len(reply.value or b"") if isinstance(reply, Mismatch) else 0
+        return _Prepared(entry, request_id, outcome, reply, entry.size_bytes + held)
 
     def _prepared_cell(self, row: bytes, col: bytes) -> Seen:
         pending = self._overlay.get(row, {}).get(col)
@@ -177,10 +214,10 @@ class Tablet:
         return reply_of(outcome, now)
 
     def _overlay_with(self, entry: Entry) -> None:
-        if entry.effects:
-            cells = self._overlay.setdefault(entry.row, {})
-            for effect in entry.effects:
-                cells[effect.col] = (entry.version, effect.value)
+        for effect in entry.effects:
+            value = effect.value if isinstance(effect, PutEffect) else None
+            cells = self._overlay.setdefault(effect.row, {})
+            cells[effect.col] = (entry.version, value)
 
     # -- what the journal tells ------------------------------------------------------------------
 
@@ -195,16 +232,19 @@ class Tablet:
         for prepared in done:
             for answer, reply in prepared.waiting:
                 answer.callback(reply)
-        changed = {p.entry.row: p.entry.version for p in done if p.entry.effects}
+        changed = {e.row: p.entry.version for p in done for e in p.entry.effects}
         for row, at in changed.items():
             self._watches.tell(row, at)
 
-    def refused(self, version: int) -> None:
-        """Take back every decision from `version` on: the disk is full and kept none of them."""
-        back = self._take_back(version)
-        for prepared in back:
+    def refused(self, version: int, retry_ms: int) -> None:
+        """Take back every decision from `version` on: the disk kept none of them."""
+        for prepared in self._take_back(version):
             for answer, _ in prepared.waiting:
-                answer.callback(Busy(DISK_FULL_RETRY_MS))
+                answer.callback(Busy(retry_ms))
+
+    def damaged(self, reason: str) -> None:
+        """Take no more mutations: the engine cannot keep them."""
+        self._damage = reason
 
     def lost(self, version: int) -> None:
         """The disk failed: nobody knows what became of the mutations from `version` on."""
@@ -223,9 +263,9 @@ class Tablet:
                     f"tablet {self.id}: version {entry.version} after {self.committed}"
                 )
             self.committed = entry.version
-            request_id = entry.request_id
-            if request_id is not None and entry.outcome is not None:
-                self._request_ids.record(request_id.client, request_id.seq, entry.outcome)
+            request_id, outcome = prepared.request_id, prepared.outcome
+            if request_id is not None and outcome is not None:
+                self._request_ids.record(request_id.client, request_id.seq, outcome)
                 self._by_id.pop(request_id, None)
         self._engine.commit(self.id, self.committed)
         for prepared in done:
@@ -233,22 +273,20 @@ class Tablet:
 
     def _uncover(self, entry: Entry) -> None:
         """What is committed needs no overlay, unless something newer covers it."""
-        cells = self._overlay.get(entry.row)
-        if cells is None:
-            return
         for effect in entry.effects:
+            cells = self._overlay.get(effect.row, {})
             if cells.get(effect.col, NOTHING)[0] == entry.version:
                 del cells[effect.col]
-        if not cells:
-            del self._overlay[entry.row]
+                if not cells:
+                    del self._overlay[effect.row]
 
     def _take_back(self, version: int) -> list[_Prepared]:
         back: list[_Prepared] = []
         while self._in_flight and self._in_flight[-1].entry.version >= version:
             prepared = self._in_flight.pop()
             self._in_flight_bytes -= prepared.size_bytes
-            if prepared.entry.request_id is not None:
-                self._by_id.pop(prepared.entry.request_id, None)
+            if prepared.request_id is not None:
+                self._by_id.pop(prepared.request_id, None)
             back.append(prepared)
         self._overlay.clear()
         for kept in self._in_flight:
@@ -262,7 +300,7 @@ class Tablet:
         return Missing() if stored is None else Value(stored.version, stored.value)
 
     def scan(self, request: Scan) -> Reply:
-        found = self._engine.scan_row(
+        found = self._engine.scan(
             self.id, request.row, request.start, request.stop, request.reverse
         )
         return _page(found, request.limit, request.max_value)
@@ -271,12 +309,8 @@ class Tablet:
         found = self._engine.scan_tablet(self.id, request.row, request.col)
         return _page(found, request.limit, request.max_value)
 
-    def request_ids(self) -> bytes:
-        """The encoded table of request ids as of the last commit: part of a checkpoint."""
-        return self._request_ids.encode()
 
-
-def _page(found: Iterator[Stored], limit: int, max_value: int | None) -> Cells:
+def _page(found: Iterator[ScannedCell], limit: int, max_value: int | None) -> Cells:
     """The first cells of a scan, within the bounds on their number and bytes; at least one."""
     cells: list[CellLine] = []
     held = 0

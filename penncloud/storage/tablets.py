@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 
 from attrs import frozen
 from twisted.logger import Logger
 
+from penncloud.lsm.engine import TabletRecovery
 from penncloud.placement.tablets import row_hash
 from penncloud.rpc.registration import TabletAssignment, Tip
 from penncloud.storage.engine import Engine
@@ -50,7 +51,7 @@ class Tablets:
         self._engine = engine
         self._journal = Journal(clock, engine)
         self._watches = Watches()
-        # A tablet is opened once per start, and kept when it is served elsewhere.
+        # Every tablet that the engine holds, also while another server serves it.
         self._opened: dict[int, Tablet] = {}
         self._ranges: list[_Range] = []
         self._starts: list[int] = []
@@ -63,30 +64,45 @@ class Tablets:
         """Those that are served here now."""
         return [served.tablet for served in self._ranges]
 
-    def assign(self, assigned: Iterable[TabletAssignment]) -> None:
-        """Serve the tablets of which this server is the primary, and no others, from now on."""
+    async def open(self) -> None:
+        """Open the engine with what it holds; serve nothing yet. Raises what the engine raises."""
+        for found in await self._engine.open():
+            if found.damaged:
+                self.log.critical(
+                    "tablet {tablet} is damaged: {why}", tablet=found.tablet, why=found.damaged
+                )
+            self._opened[found.tablet] = self._tablet(found, found.entry_cfg)
+
+    async def assign(self, assigned: Sequence[TabletAssignment]) -> None:
+        """Serve the tablets of which this server is the primary, and no others, from now on.
+
+        New ones are made durably. Raises DiskError.
+        """
+        for assignment in assigned:
+            if assignment.id not in self._opened:
+                lo, hi = assignment.lo, assignment.hi
+                await self._engine.create_tablet(assignment.id, lo, hi)
+                new = TabletRecovery(assignment.id, lo, hi, 0, 0, assignment.epoch, b"", [], "")
+                self._opened[assignment.id] = self._tablet(new, assignment.epoch)
+        self._serve(sorted(assigned, key=lambda tablet: tablet.lo))
+
+    def _tablet(self, found: TabletRecovery, epoch: int) -> Tablet:
+        return Tablet(found, epoch, self._engine, self._journal, self._watches)
+
+    def _serve(self, assigned: Sequence[TabletAssignment]) -> None:
         before = {served.tablet.id for served in self._ranges}
         self._ranges, self._elsewhere = [], []
-        for assignment in sorted(assigned, key=lambda tablet: tablet.lo):
+        for assignment in assigned:
             if assignment.primary != self._node_id:
                 self._elsewhere.append(assignment)
                 continue
-            tablet = self._open(assignment)
+            tablet = self._opened[assignment.id]
+            tablet.epoch = assignment.epoch
             self._ranges.append(_Range(assignment.lo, assignment.hi, tablet))
         self._starts = [served.lo for served in self._ranges]
         if before != {served.tablet.id for served in self._ranges}:
             self.log.info("{id} serves {count} tablets", id=self._node_id, count=len(self._ranges))
         self._tell_of_moved_rows()
-
-    def _open(self, assignment: TabletAssignment) -> Tablet:
-        tablet = self._opened.get(assignment.id)
-        if tablet is None:
-            tablet = Tablet(
-                assignment.id, assignment.epoch, self._engine, self._journal, self._watches
-            )
-            self._opened[assignment.id] = tablet
-        tablet.epoch = assignment.epoch
-        return tablet
 
     def _tell_of_moved_rows(self) -> None:
         """A hint to read again leads the watchers of a row that has left to its new server."""
@@ -94,18 +110,15 @@ class Tablets:
             if self._find(row) is None:
                 self._watches.tell(row, 0)
 
-    def request_ids(self, tablet: int) -> bytes:
-        """The encoded table of request ids of a tablet as of its last commit."""
-        return self._opened[tablet].request_ids()
-
     def tips(self) -> list[Tip]:
         """How far the tablets reach."""
         return [Tip(t.id, t.epoch, t.prepared) for t in self.tablets]
 
     async def stop(self) -> None:
-        """Refuse what is new and fire when everything under way has been answered."""
+        """Refuse what is new, let what is under way be answered, and close the engine."""
         self._stopping = True
         await self._journal.when_idle()
+        await self._engine.close()
 
     # -- requests --------------------------------------------------------------------------------
 

@@ -2,56 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from attrs import define, field
 from sortedcontainers import SortedDict
 from twisted.internet.defer import Deferred, succeed
 
-from penncloud.storage.engine import Entry, Recovered, RequestIdsOf, Stored
+from penncloud.lsm.engine import TabletRecovery
+from penncloud.lsm.entry import Entry, PutEffect
+from penncloud.lsm.memtable import StoredCell
+from penncloud.lsm.tablet import ScannedCell
+
+
+@define
+class _Store:
+    """One tablet. `meta` is the owner's blob as of the last commit: of the checkpoint."""
+
+    lo: int
+    hi: int
+    committed: int = 0
+    meta: bytes = b""
+    tail: list[Entry] = field(factory=list)
+    cells: SortedDict = field(factory=SortedDict)
+    provider: Callable[[], bytes] | None = None
 
 
 @define
 class MemoryEngine:
     """Every append waits in `waiting` until `sync()`, unless `instant`.
 
-    `log` holds what is durable and not committed; `restarted()` is the engine after a crash at this
-    moment, with its checkpoint as of the last commit.
+    `restarted()` is the engine after a crash at this moment, with its checkpoint as of the last commit.
     """
 
     instant: bool = False
     waiting: list[tuple[list[Entry], Deferred[None]]] = field(factory=list)
+    # Entries of each append so far.
     appends: list[int] = field(factory=list)
-    request_ids_of: RequestIdsOf | None = None
+    # Raised by reads.
+    unreadable: Exception | None = None
     closed: bool = False
-    _log: dict[int, list[Entry]] = field(factory=dict)
-    _cells: dict[int, SortedDict] = field(factory=dict)
-    _committed: dict[int, int] = field(factory=dict)
-    _request_ids: dict[int, bytes] = field(factory=dict)
+    tablets: dict[int, _Store] = field(factory=dict)
 
-    def open_tablet(self, tablet: int) -> Recovered:
-        self._cells.setdefault(tablet, SortedDict())
-        log = self._log.setdefault(tablet, [])
-        meta = self._request_ids.get(tablet, b"")
-        return Recovered(self._committed.setdefault(tablet, 0), meta, list(log))
+    async def open(self) -> list[TabletRecovery]:
+        return [
+            TabletRecovery(n, s.lo, s.hi, 0, s.committed, 0, s.meta, list(s.tail), "")
+            for n, s in self.tablets.items()
+        ]
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def create_tablet(self, tablet: int, lo: int, hi: int) -> None:
+        if tablet in self.tablets:
+            raise ValueError(f"there is a tablet {tablet} already")
+        self.tablets[tablet] = _Store(lo, hi)
+
+    def set_meta(self, tablet: int, provider: Callable[[], bytes]) -> None:
+        self.tablets[tablet].provider = provider
 
     def append(self, entries: Sequence[Entry]) -> Deferred[None]:
         self.appends.append(len(entries))
         if self.instant:
-            self._keep(entries)
+            self.keep(entries)
             return succeed(None)
         done: Deferred[None] = Deferred()
         self.waiting.append((list(entries), done))
         return done
 
-    def _keep(self, entries: Sequence[Entry]) -> None:
+    def keep(self, entries: Sequence[Entry]) -> None:
+        """Make entries durable, whether or not anybody hears of it."""
         for entry in entries:
-            self._log[entry.tablet].append(entry)
+            store = self.tablets[entry.tablet]
+            last = store.tail[-1].version if store.tail else store.committed
+            if entry.version != last + 1:
+                raise ValueError(f"version {entry.version} after {last}")
+            store.tail.append(entry)
 
     def sync(self) -> None:
         """Let the oldest append become durable."""
         entries, done = self.waiting.pop(0)
-        self._keep(entries)
+        self.keep(entries)
         done.callback(None)
 
     def fail(self, error: Exception) -> None:
@@ -60,47 +90,59 @@ class MemoryEngine:
         done.errback(error)
 
     def commit(self, tablet: int, version: int) -> None:
-        log, cells = self._log[tablet], self._cells[tablet]
-        while log and log[0].version <= version:
-            entry = log.pop(0)
+        store = self.tablets[tablet]
+        while store.tail and store.tail[0].version <= version:
+            entry = store.tail.pop(0)
             for effect in entry.effects:
-                key = (entry.row, effect.col)
-                if effect.value is None:
-                    cells.pop(key, None)
+                key = (effect.row, effect.col)
+                if isinstance(effect, PutEffect):
+                    store.cells[key] = StoredCell(entry.version, effect.value)
                 else:
-                    cells[key] = Stored(entry.row, effect.col, entry.version, effect.value)
-            self._committed[tablet] = entry.version
-        if self._committed[tablet] != version:
-            raise AssertionError(f"commit of {version} which is not durable")
-        if self.request_ids_of is not None:
-            self._request_ids[tablet] = self.request_ids_of(tablet)
+                    store.cells.pop(key, None)
+            store.committed = entry.version
+        if store.committed != version:
+            raise ValueError(f"version {version} is not durable")
+        if store.provider is not None:
+            store.meta = store.provider()
 
-    def get(self, tablet: int, row: bytes, col: bytes) -> Stored | None:
-        found: Stored | None = self._cells[tablet].get((row, col))
+    def get(self, tablet: int, row: bytes, col: bytes) -> StoredCell | None:
+        self._check()
+        found: StoredCell | None = self.tablets[tablet].cells.get((row, col))
         return found
 
-    def scan_row(
-        self, tablet: int, row: bytes, start: bytes, stop: bytes, reverse: bool
-    ) -> Iterator[Stored]:
-        cells = self._cells[tablet]
+    def scan(
+        self, tablet: int, row: bytes, start: bytes = b"", stop: bytes = b"", reverse: bool = False
+    ) -> Iterator[ScannedCell]:
+        self._check()
         end = (row, stop) if stop else (row + b"\x00", b"")
+        cells = self.tablets[tablet].cells
         for key in cells.irange((row, start), end, (True, False), reverse):
-            yield cells[key]
+            yield _scanned(key, cells[key])
 
-    def scan_tablet(self, tablet: int, row: bytes, col: bytes) -> Iterator[Stored]:
-        cells = self._cells[tablet]
+    def scan_tablet(self, tablet: int, row: bytes = b"", col: bytes = b"") -> Iterator[ScannedCell]:
+        self._check()
+        cells = self.tablets[tablet].cells
         for key in cells.irange((row, col)):
-            yield cells[key]
+            yield _scanned(key, cells[key])
 
-    def close(self) -> Deferred[None]:
-        self.closed = True
-        return succeed(None)
+    def _check(self) -> None:
+        if self.unreadable is not None:
+            raise self.unreadable
 
     def restarted(self) -> MemoryEngine:
         """What a new process finds: what was durable, and nothing else."""
         after = MemoryEngine(self.instant)
-        after._log = {tablet: list(log) for tablet, log in self._log.items()}
-        after._cells = {tablet: cells.copy() for tablet, cells in self._cells.items()}
-        after._committed = dict(self._committed)
-        after._request_ids = dict(self._request_ids)
+        for number, store in self.tablets.items():
+            after.tablets[number] = _Store(
+                store.lo,
+                store.hi,
+                store.committed,
+                store.meta,
+                list(store.tail),
+                store.cells.copy(),
+            )
         return after
+
+
+def _scanned(key: tuple[bytes, bytes], cell: StoredCell) -> ScannedCell:
+    return ScannedCell(key[0], key[1], cell.version, cell.value)

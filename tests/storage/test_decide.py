@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.client.memory import MemoryTable
 from penncloud.client.table import Conflict
-from penncloud.storage.decide import NOTHING, Decision, Effect, Seen, decide
+from penncloud.lsm.entry import PutEffect
+from penncloud.storage.decide import NOTHING, Decision, Seen, decide
 from penncloud.wire.messages import (
     AppendCell,
     CompareAndPut,
@@ -66,10 +67,10 @@ class Row:
         if isinstance(decision.reply, Ok):
             self.version += 1
         for effect in decision.effects:
-            if effect.value is None:
-                self.cells.pop(effect.col, None)
-            else:
+            if isinstance(effect, PutEffect):
                 self.cells[effect.col] = (self.version, effect.value)
+            else:
+                self.cells.pop(effect.col, None)
         return decision
 
 
@@ -118,7 +119,7 @@ class DecisionTests(SynchronousTestCase):
         """A condition behind a change sees the state before the mutation."""
         row = Row({b"a": (1, b"x")}, 1)
         both = Mutate(ROW, (PutCell(b"a", b"y"), IfValue(b"a", b"x")))
-        self.assertEqual(row.apply(both), Decision(Ok(2), (Effect(b"a", b"y"),)))
+        self.assertEqual(row.apply(both), Decision(Ok(2), (PutEffect(ROW, b"a", b"y"),)))
 
     def test_a_failure_names_its_column_and_changes_nothing(self) -> None:
         """The first condition that fails is the one reported."""
@@ -136,7 +137,7 @@ class DecisionTests(SynchronousTestCase):
             PutCell(b"a", b"3"),
         )
         effects = Row().apply(Mutate(ROW, operations)).effects
-        self.assertEqual(effects, (Effect(b"a", b"3"), Effect(b"b", b"2")))
+        self.assertEqual(effects, (PutEffect(ROW, b"a", b"3"), PutEffect(ROW, b"b", b"2")))
 
     def test_an_appended_cell_is_named_by_its_version(self) -> None:
         """Columns of later mutations sort behind those of earlier ones."""

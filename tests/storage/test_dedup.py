@@ -13,6 +13,8 @@ from penncloud.storage.dedup import (
     Failed,
     Outcome,
     Refusal,
+    decode_outcome,
+    encode_outcome,
     outcome_of,
     reply_of,
 )
@@ -118,6 +120,7 @@ class DedupTests(SynchronousTestCase):
         table = DedupTable()
         for junk in (b"\x00", b"junk", DedupTable().encode()[:-1], b"\x92\x01\x02"):
             self.assertRaises(CorruptTable, table.restore, junk)
+        self.assertRaises(CorruptTable, decode_outcome, b"junk")
         table.restore(b"")
         self.assertEqual(len(table), 0)
 
@@ -129,7 +132,9 @@ class OutcomeTests(SynchronousTestCase):
         """The recorded outcome gives the first answer again."""
         short = b"v" * MAX_KEPT_VALUE
         for reply in (Ok(7), Missing(), Mismatch(3, short), Mismatch(3, b""), Mismatch(0, None)):
-            self.assertEqual(reply_of(outcome_of(reply, b"c"), Mismatch(9, b"now")), reply)
+            outcome = outcome_of(reply, b"c")
+            self.assertEqual(decode_outcome(encode_outcome(outcome)), outcome)
+            self.assertEqual(reply_of(outcome, Mismatch(9, b"now")), reply)
 
     def test_a_long_value_is_not_kept(self) -> None:
         """The repeated answer then shows what stands there now."""

@@ -9,6 +9,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from penncloud.lsm.errors import TabletDamaged
 from penncloud.placement.tablets import HASH_SPACE
 from penncloud.platform.errors import DiskError
 from penncloud.rpc.registration import TabletAssignment
@@ -18,6 +19,7 @@ from penncloud.storage.tablets import Tablets
 from penncloud.wire.limits import MAX_DISCARD_BYTES, MAX_VALUE_BYTES, MAX_WATCHES
 from penncloud.wire.messages import (
     Changed,
+    CompareAndPut,
     Error,
     Get,
     Malformed,
@@ -94,8 +96,11 @@ class ProtocolTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.engine = MemoryEngine()
         self.tablets = Tablets("storage-1", self.clock, self.engine)
-        self.tablets.assign([whole()])
+        self.assign([whole()])
         self.factory = TextFactory(self.clock, self.tablets, DEPTH, max_connections=3)
+
+    def assign(self, assigned: list[TabletAssignment]) -> None:
+        self.successResultOf(Deferred.fromCoroutine(self.tablets.assign(assigned)))
 
     def connect(self) -> Client:
         protocol = self.factory.buildProtocol(None)
@@ -311,15 +316,17 @@ class ErrorTests(ProtocolTestCase):
         """A read error is that request's alone."""
         client = self.connect()
 
-        def get(tablet: int, row: bytes, col: bytes) -> None:
-            raise DiskError("bad block")
-
-        self.patch(MemoryEngine, "get", lambda engine, *where: get(*where))
-        client.send(Get(ROW, COL), Scan(ROW, b"", b"", 1))
-        error, cells = client.replies()
-        assert isinstance(error, Error)
-        self.assertEqual(error.code, "DISK")
-        self.assertNotIsInstance(cells, Error)
+        self.engine.unreadable = DiskError("bad block")
+        client.send(Get(ROW, COL), Scan(ROW, b"", b"", 1), CompareAndPut(ROW, COL, b"", b""))
+        for reply in client.replies():
+            assert isinstance(reply, Error)
+            self.assertEqual(reply.code, "DISK")
+        self.engine.unreadable = TabletDamaged(1, "bad block")
+        client.send(Get(ROW, COL))
+        self.assertEqual(client.replies(), [Error("DAMAGED", "tablet 1 is damaged: bad block")])
+        self.engine.unreadable = None
+        client.send(Get(ROW, COL))
+        self.assertEqual(client.replies(), [Missing()])
 
     def test_an_unexpected_failure(self) -> None:
         """Nobody knows what became of the mutation: that is what the client is told."""
@@ -333,7 +340,7 @@ class ErrorTests(ProtocolTestCase):
 
     def test_elsewhere(self) -> None:
         """Rows of other servers are -MOVED, and while the server stops everything is -BUSY."""
-        self.tablets.assign([])
+        self.assign([])
         client = self.connect()
         client.protocol.dataReceived(b"GET;r;c\r\nDELE;r;c\r\nWATCH;r\r\nSCAN;r;;;1\r\n")
         self.assertEqual(client.transport.value(), b"-MOVED;;0\r\n" * 4)
@@ -405,7 +412,7 @@ class WatchTests(ProtocolTestCase):
         client = self.connect()
         client.send(Watch(ROW))
         client.replies()
-        self.tablets.assign([])
+        self.assign([])
         self.assertEqual(client.replies(), [Changed(ROW, 0)])
         client.send(Watch(ROW))
         client.replies()

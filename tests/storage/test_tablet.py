@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from penncloud.lsm.engine import TabletRecovery
+from penncloud.lsm.errors import Overloaded, TabletDamaged
+from penncloud.placement.tablets import HASH_SPACE
 from penncloud.platform.errors import DiskFailed, DiskFull
 from penncloud.storage.dedup import MAX_KEPT_VALUE
-from penncloud.storage.journal import Journal
-from penncloud.storage.tablet import DISK_FULL_RETRY_MS, RETRY_MS, Answer, Tablet
+from penncloud.storage.journal import DISK_FULL_RETRY_MS, OVERLOADED_RETRY_MS, Journal
+from penncloud.storage.tablet import RETRY_MS, Answer, Tablet
 from penncloud.storage.watches import Watches
 from penncloud.wire.limits import MAX_SCAN_BYTES
 from penncloud.wire.messages import (
@@ -35,8 +41,15 @@ from penncloud.wire.messages import (
 )
 from tests.storage.memory_engine import MemoryEngine
 
+_T = TypeVar("_T")
+
 R = b"row"
 ID = RequestId(b"me", 1)
+
+
+def empty(tablet: int) -> TabletRecovery:
+    """A tablet that has just been made."""
+    return TabletRecovery(tablet, 0, HASH_SPACE, 0, 0, 7, b"", [], "")
 
 
 class Recorder:
@@ -62,8 +75,11 @@ class TabletTestCase(SynchronousTestCase):
     ) -> None:
         self.engine = engine
         self.journal = Journal(self.clock, engine)
+        found = {f.tablet: f for f in self.wait_for(engine.open())}
+        if 1 not in found:
+            self.wait_for(engine.create_tablet(1, 0, HASH_SPACE))
         self.tablet = Tablet(
-            1,
+            found.get(1, empty(1)),
             7,
             engine,
             self.journal,
@@ -71,7 +87,9 @@ class TabletTestCase(SynchronousTestCase):
             max_in_flight=in_flight,
             max_in_flight_bytes=in_flight_bytes,
         )
-        engine.request_ids_of = lambda tablet: self.tablet.request_ids()
+
+    def wait_for(self, coroutine: Coroutine[Deferred[_T], Any, _T]) -> _T:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
     def turn(self) -> None:
         """The end of a reactor turn."""
@@ -179,7 +197,8 @@ class PipelineTests(TabletTestCase):
 
     def test_two_tablets_share_an_append(self) -> None:
         """One sync serves all tablets of a server, and each counts its own versions."""
-        other = Tablet(2, 7, self.engine, self.journal, self.watches)
+        self.wait_for(self.engine.create_tablet(2, 0, HASH_SPACE))
+        other = Tablet(empty(2), 7, self.engine, self.journal, self.watches)
         answers = [t.mutate(Put(R, b"c", b"")) for t in (self.tablet, other)]
         self.sync()
         self.assertEqual(self.engine.appends, [2])
@@ -258,7 +277,7 @@ class ExactlyOnceTests(TabletTestCase):
         self.tablet.mutate(CompareAndPut(R, b"a", b"x", b"y"), second)
         self.turn()
         entries, _ = self.engine.waiting[0]
-        self.engine._keep(entries)  # durable, and the process dies before it hears of it
+        self.engine.keep(entries)  # durable, and the process dies before it hears of it
         self.start(self.engine.restarted())
         self.assertEqual(self.tablet.mutate(Put(R, b"a", b"1"), ID), Ok(1))
         self.assertEqual(
@@ -310,6 +329,33 @@ class BoundTests(TabletTestCase):
         compare = self.tablet.mutate(CompareVersionAndPut(R, b"d", 0, b""))
         self.sync()
         self.assertEqual((self.done(again), self.done(compare)), (Ok(2), Ok(3)))
+
+    def test_an_engine_that_has_to_catch_up(self) -> None:
+        """Nothing was done: the client is asked to come back soon."""
+        write = self.tablet.mutate(Put(R, b"c", b""))
+        self.turn()
+        self.engine.fail(Overloaded("flushing"))
+        self.assertEqual(self.done(write), Busy(OVERLOADED_RETRY_MS))
+        self.assertEqual(self.put(b"c", b""), Ok(1))
+
+    def test_a_damaged_tablet(self) -> None:
+        """It takes no mutation any more; the other tablets of the server do."""
+        self.wait_for(self.engine.create_tablet(2, 0, HASH_SPACE))
+        other = Tablet(empty(2), 7, self.engine, self.journal, self.watches)
+        writes = [t.mutate(Put(R, b"c", b"")) for t in (self.tablet, other)]
+        self.turn()
+        self.engine.fail(TabletDamaged(1, "bad block"))
+        self.assertEqual([self.done(w) for w in writes], [Busy(OVERLOADED_RETRY_MS)] * 2)
+        self.assertRaises(TabletDamaged, self.tablet.mutate, Put(R, b"c", b""))
+        write = other.mutate(Put(R, b"c", b""))
+        self.sync()
+        self.assertEqual(self.done(write), Ok(1))
+
+    def test_a_tablet_found_damaged(self) -> None:
+        """What the engine does not vouch for is not served."""
+        found = TabletRecovery(1, 0, HASH_SPACE, 0, 0, 7, b"", [], "lost entries")
+        tablet = Tablet(found, 7, self.engine, self.journal, self.watches)
+        self.assertRaises(TabletDamaged, tablet.mutate, Put(R, b"c", b""))
 
     def test_a_failing_disk(self) -> None:
         """The outcome of what was under way is unknown, and nothing is written any more."""

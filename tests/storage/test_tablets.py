@@ -29,6 +29,9 @@ class TabletsTests(SynchronousTestCase):
         self.engine = MemoryEngine(instant=True)
         self.tablets = Tablets("storage-1", self.clock, self.engine)
 
+    def assign(self, tablets: list[TabletAssignment]) -> None:
+        self.successResultOf(Deferred.fromCoroutine(self.tablets.assign(tablets)))
+
     def put(self, row: bytes) -> object:
         answer = self.tablets.mutate(Put(row, b"c", row), None)
         self.clock.advance(0)
@@ -41,38 +44,48 @@ class TabletsTests(SynchronousTestCase):
 
     def test_each_row_in_its_tablet(self) -> None:
         """Rows are found by their hash; those of others are elsewhere, with their epoch."""
-        self.tablets.assign(assigned(4, {1, 3}, epoch=5))
+        self.assign(assigned(4, {1, 3}, epoch=5))
         for index in range(50):
             row = b"row-%d" % index
             number = row_hash(row) // 2**30 + 1
             if number in (1, 3):
                 self.assertIsInstance(self.put(row), Ok)
-                self.assertEqual(self.engine._cells[number][(row, b"c")].value, row)
+                self.assertEqual(self.engine.tablets[number].cells[(row, b"c")].value, row)
             else:
                 self.assertEqual(self.put(row), Moved("", 5))
         self.assertEqual([(tip.tablet, tip.epoch) for tip in self.tablets.tips()], [(1, 5), (3, 5)])
 
     def test_only_some_of_the_hash_space(self) -> None:
         """A row behind or before the tablets here belongs to nobody known."""
-        self.tablets.assign([a for a in assigned(4, {2}) if a.id == 2])
+        self.assign([a for a in assigned(4, {2}) if a.id == 2])
         answers = {type(self.put(b"row-%d" % index)) for index in range(50)}
         self.assertEqual(answers, {Ok, Moved})
 
     def test_a_tablet_that_leaves_and_comes_back(self) -> None:
         """Its cells and versions are as they were."""
-        self.tablets.assign(assigned(1, {1}))
+        self.assign(assigned(1, {1}))
         self.put(b"row")
-        self.tablets.assign(assigned(1, set(), epoch=2))
+        self.assign(assigned(1, set(), epoch=2))
         self.assertEqual(self.tablets.get(Get(b"row", b"c")), Moved("", 2))
         self.assertEqual(self.tablets.scan_tablet(ScanTablet(1, b"", b"", 1, 0)), Moved("", 0))
-        self.tablets.assign(assigned(1, {1}, epoch=3))
+        self.assign(assigned(1, {1}, epoch=3))
         self.assertEqual(self.tablets.get(Get(b"row", b"c")), Value(1, b"row"))
         self.assertEqual(self.tablets.tips(), [Tip(1, 3, 1)])
+
+    def test_a_restart(self) -> None:
+        """What the engine holds is served as soon as it is assigned."""
+        self.assign(assigned(1, {1}))
+        self.put(b"row")
+        self.tablets = Tablets("storage-1", self.clock, self.engine.restarted())
+        self.successResultOf(Deferred.fromCoroutine(self.tablets.open()))
+        self.assertEqual(self.tablets.get(Get(b"row", b"c")), Moved("", 0))
+        self.assign(assigned(1, {1}))
+        self.assertEqual(self.tablets.get(Get(b"row", b"c")), Value(1, b"row"))
 
     def test_stopping(self) -> None:
         """What is under way is finished, what is new refused."""
         self.engine.instant = False
-        self.tablets.assign(assigned(1, {1}))
+        self.assign(assigned(1, {1}))
         self.assertEqual(self.tablets.get(Get(b"row", b"c")), Missing())
         write = self.tablets.mutate(Put(b"row", b"c", b""), None)
         assert isinstance(write, Deferred)
@@ -82,3 +95,4 @@ class TabletsTests(SynchronousTestCase):
         self.engine.sync()
         self.assertEqual(self.successResultOf(write), Ok(1))
         self.successResultOf(stopped)
+        self.assertTrue(self.engine.closed)
