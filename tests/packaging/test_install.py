@@ -13,7 +13,6 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
-from typing import ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -58,24 +57,17 @@ def files_below(directory: Path) -> set[str]:
 
 
 class InstallTests(SynchronousTestCase):
-    work: ClassVar[Path]
-    source: ClassVar[Path]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.work = Path(tempfile.mkdtemp(prefix="penncloud-packaging-"))
-        cls.source = cls.work / "source"
-        cls.source.mkdir()
+    def setUp(self) -> None:
+        self.work = Path(tempfile.mkdtemp(prefix="penncloud-packaging-"))
+        self.addCleanup(shutil.rmtree, self.work)
+        self.source = self.work / "source"
+        self.source.mkdir()
         skip = shutil.ignore_patterns("__pycache__", "*.egg-info", "dropin.cache")
         for name in SOURCES:
             if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, cls.source / name, ignore=skip)
+                shutil.copytree(ROOT / name, self.source / name, ignore=skip)
         for name in FILES:
-            shutil.copy(ROOT / name, cls.source / name)
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        shutil.rmtree(cls.work)
+            shutil.copy(ROOT / name, self.source / name)
 
     def install(self, name: str, *what: str | Path) -> Path:
         """A new environment with this installed; its directory."""
