@@ -25,7 +25,14 @@ class RawCells(Protocol):
         ...
 
     async def scan_tablet(
-        self, tablet: int, row: bytes, col: bytes, limit: int, max_value: int
+        self,
+        tablet: int,
+        row: bytes,
+        col: bytes,
+        limit: int,
+        max_value: int,
+        *,
+        deadline_s: float | None = None,
     ) -> Cells:
         """Cells of one tablet in (row, column) order, from (row, col) on.
 
@@ -49,7 +56,14 @@ class MemoryRawCells:
         return self.tablets
 
     async def scan_tablet(
-        self, tablet: int, row: bytes, col: bytes, limit: int, max_value: int
+        self,
+        tablet: int,
+        row: bytes,
+        col: bytes,
+        limit: int,
+        max_value: int,
+        *,
+        deadline_s: float | None = None,
     ) -> Cells:
         if self.table.unavailable or tablet in self.down:
             raise Unavailable(f"tablet {tablet} does not answer")

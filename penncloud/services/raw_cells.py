@@ -25,11 +25,13 @@ from penncloud.client.table import Cell, Table, Unavailable, after, prefix_stop
 from penncloud.placement.tablets import HASH_SPACE, Tablet
 from penncloud.platform.errors import PennCloudError
 from penncloud.wire.limits import MAX_COL_BYTES, MAX_ROW_BYTES
-from penncloud.wire.messages import CellLine
+from penncloud.wire.messages import CellLine, Cells
 from penncloud.wire.names import BadField, quote, unquote
 
 # Scans that one page may cost: a rare prefix in a cluster of many tablets goes over several pages.
 _MAX_SCANS: Final = 32
+# A tablet that has not answered by then is passed over: the page is to show what answers.
+_DEADLINE_S: Final = 2.0
 # Beginning of a value that a page shows, in bytes.
 SHOWN_BYTES: Final = 256
 
@@ -169,9 +171,7 @@ class RawView:
                 break
             server = servers.get(tablet.primary, tablet.primary)
             try:
-                found = await self._raw.scan_tablet(
-                    tablet.id, place.row, place.col, limit - len(shown), SHOWN_BYTES
-                )
+                found = await self._scan(tablet, place, limit - len(shown))
             except Unavailable as error:
                 unreachable.append(f"tablet {tablet.id} ({server or 'no primary'}): {error}")
                 place = _beyond(tablet, prefix)
@@ -183,6 +183,13 @@ class RawView:
             else:
                 place = _beyond(tablet, prefix)
         return CellPage(shown, unreachable, "" if place is None else str(place))
+
+    async def _scan(self, tablet: Tablet, place: Cursor, limit: int) -> Cells:
+        if not tablet.primary:
+            raise Unavailable("its server is dead or stopped")
+        return await self._raw.scan_tablet(
+            tablet.id, place.row, place.col, limit, SHOWN_BYTES, deadline_s=_DEADLINE_S
+        )
 
     async def value(self, row: bytes, col: bytes) -> Cell | None:
         """One whole cell. Raises Unavailable, or Refused for an impossible name."""

@@ -7,6 +7,11 @@ ends with the session.
 
 A session is given out only if the account has not changed since the password was verified, in one
 mutation; a password change deletes all of them in one mutation. So none outlives a password change.
+
+While the tablet of an account's row is not available, a session that this process saw alive a short time
+ago goes on: the rest of the cloud stays usable, and the admin can start the very storage server that
+holds the admin's row. Nobody can end a session meanwhile, as that writes the same row. What remains is
+one that was ended on another frontend just before; `_REMEMBERED_S` bounds that.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import OrderedDict
 from typing import Final
 
 import msgspec
@@ -46,6 +52,12 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PER_ACCOUNT: Final = 64
 # The expiry is moved on once this much of the lifetime is used up, not at every request.
 _SLIDE_AFTER_S: Final = 3600.0
+# How long after it was last seen alive a session goes on without the store, in seconds.
+_REMEMBERED_S: Final = 300.0
+# Sessions remembered by one process; the longest unseen are forgotten first.
+_MAX_REMEMBERED: Final = 10_000
+# How long a remembered session's request waits for the store: less than a person's patience.
+_PATIENCE_S: Final = 2.0
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -87,6 +99,8 @@ class Sessions:
         self._environment = environment
         self.lifetime_s = lifetime_s
         self._slide_after_s = min(_SLIDE_AFTER_S, lifetime_s / 10)
+        # Cookie -> (record, reactor's seconds when it was last seen alive), longest unseen first.
+        self._seen: OrderedDict[str, tuple[_Record, float]] = OrderedDict()
 
     async def start(self, account: Account) -> Session | None:
         """A new session for an account as `Accounts.verify` gave it.
@@ -113,14 +127,24 @@ class Sessions:
         name, _, token = cookie.partition(":")
         if not is_name(name) or not _TOKEN.fullmatch(token):
             return None
+        remembered = self._recall(cookie)
         row, column = user_row(name), _column(token)
-        cell = await self._table.get(row, column)
+        now = self._environment.now()
+        try:
+            cell = await self._table.get(
+                row, column, deadline_s=None if remembered is None else _PATIENCE_S
+            )
+        except Unavailable:
+            if remembered is None or remembered.expires <= now:
+                raise
+            return _session(name, token, remembered)
         if cell is None:
+            self._seen.pop(cookie, None)
             return None
         record = msgspec.json.decode(cell.value, type=_Record)
-        now = self._environment.now()
         if record.expires <= now:
             return None
+        self._remember(cookie, record)
         if record.expires - now > self.lifetime_s - self._slide_after_s:
             return _session(name, token, record)
         record = msgspec.structs.replace(record, expires=now + self.lifetime_s)
@@ -135,9 +159,21 @@ class Sessions:
 
     async def end(self, session: Session) -> None:
         """Log out; ending twice is no error."""
+        self._seen.pop(session.cookie, None)
         await self._table.delete(
             user_row(session.name), SESSION_PREFIX + session.id.encode("ascii")
         )
+
+    def _remember(self, cookie: str, record: _Record) -> None:
+        self._seen[cookie] = record, self._environment.reactor.seconds()
+        self._seen.move_to_end(cookie)
+        if len(self._seen) > _MAX_REMEMBERED:
+            self._seen.popitem(last=False)
+
+    def _recall(self, cookie: str) -> _Record | None:
+        record, seen_s = self._seen.get(cookie, (None, 0.0))
+        recent = self._environment.reactor.seconds() - seen_s <= _REMEMBERED_S
+        return record if recent else None
 
     async def _superfluous(self, name: str, now: float) -> list[SubOperation]:
         """Deletions of the expired sessions, and of the oldest beyond the limit."""

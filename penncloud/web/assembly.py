@@ -8,11 +8,13 @@ from argon2 import PasswordHasher
 from prometheus_client import CollectorRegistry
 
 from penncloud.client.directory import Directory
+from penncloud.client.raw import RawCells
 from penncloud.client.table import Table
 from penncloud.platform.config import Cluster, Http
 from penncloud.platform.environment import Environment
 from penncloud.platform.resources import static_dir
 from penncloud.services.accounts import Accounts
+from penncloud.services.admin import ServerControl
 from penncloud.services.sessions import Sessions
 from penncloud.web.application import Application
 from penncloud.web.context import WebContext
@@ -29,7 +31,9 @@ def build_site(
     cluster: Cluster,
     config: Http,
     table: Table,
+    raw: RawCells,
     directory: Directory,
+    control: ServerControl,
     registry: CollectorRegistry,
     hasher: PasswordHasher | None = None,
 ) -> tuple[WebSite, WebContext]:
@@ -39,7 +43,9 @@ def build_site(
     context = WebContext(
         environment=environment,
         table=table,
+        raw=raw,
         directory=directory,
+        control=control,
         accounts=Accounts(table, environment, hasher),
         sessions=sessions,
         cluster=cluster,

@@ -12,10 +12,12 @@ from jinja2 import PackageLoader, StrictUndefined
 from prometheus_client import CollectorRegistry
 
 from penncloud.client.directory import Directory
+from penncloud.client.raw import RawCells
 from penncloud.client.table import Table
 from penncloud.platform.config import Cluster, Http
 from penncloud.platform.environment import Environment
 from penncloud.services.accounts import Accounts
+from penncloud.services.admin import ServerControl
 from penncloud.services.sessions import Sessions
 from penncloud.web.events import Events
 from penncloud.web.request import WebRequest
@@ -75,7 +77,9 @@ class WebContext:
 
     environment: Environment
     table: Table
+    raw: RawCells
     directory: Directory
+    control: ServerControl
     accounts: Accounts
     sessions: Sessions
     cluster: Cluster

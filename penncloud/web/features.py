@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from penncloud.web import account, chat
+from penncloud.web import account, admin, chat, files
 from penncloud.web.application import Application
 from penncloud.web.context import WebContext
 
 # Each has `mount(app, context)`: routes, topics of events and its entry in the navigation.
 FEATURES = (
+    files,
     chat,
     account,
+    admin,
 )
 
 

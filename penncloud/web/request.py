@@ -159,6 +159,14 @@ class WebRequest(Request):
         if self._flow is not None:
             self._flow.resumeProducing()
 
+    def write(self, data: bytes) -> None:
+        """Write a part of the answer; see `send` for large ones."""
+        if not self.startedWriting and not self._complete:
+            # An answer before the end of the body is the connection's last one, and its headers say
+            # so: a client that sent another request on it would never see an answer.
+            self.channel.persistent = 0
+        super().write(data)
+
     def finish(self) -> None:
         """The answer is complete."""
         if self._flow is not None and self.producer is not None:
@@ -168,7 +176,6 @@ class WebRequest(Request):
             return
         self.channel.persistent = 0
         if not self.startedWriting:
-            self.setHeader(b"connection", b"close")
             self.write(b"")
         if self._awaits_continue:
             # RFC 9110 section 10.1.1: without "100 Continue" the body will not come.

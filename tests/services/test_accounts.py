@@ -31,7 +31,8 @@ class Services(TestCase):
     def setUp(self) -> None:
         self.wall_s = 1_000_000.0
         self.table = MemoryTable()
-        environment = environment_for(Clock(), lambda: self.wall_s)
+        self.clock = Clock()
+        environment = environment_for(self.clock, lambda: self.wall_s)
         self.accounts = Accounts(self.table, environment, QUICK)
         self.sessions = Sessions(self.table, environment, 24 * HOUR_S)
 
@@ -226,6 +227,34 @@ class SessionsTests(Services):
         await self.sessions.end(session)
         await self.sessions.end(session)
         self.assertIsNone(await self.sessions.find(session.cookie))
+
+    async def test_a_session_outlasts_a_short_absence_of_the_store(self) -> None:
+        """Who was seen a short time ago goes on while the account's row is not available; who was
+        not, or is no longer, has to wait for it."""
+        session = await self.logged_in(await self.accounts.create("anna", "correct horse"))
+        stranger = await self.logged_in(await self.accounts.create("berta", "correct horse"))
+        self.assertEqual(await self.sessions.find(session.cookie), session)
+        self.table.unavailable = True
+        self.clock.advance(200.0)
+        self.assertEqual(await self.sessions.find(session.cookie), session)
+        with self.assertRaises(Unavailable):
+            await self.sessions.find(stranger.cookie)
+        self.clock.advance(200.0)
+        with self.assertRaises(Unavailable):
+            await self.sessions.find(session.cookie)
+
+    async def test_an_ended_or_expired_session_is_not_remembered(self) -> None:
+        """Logging out and the expiry hold without the store too."""
+        session = await self.logged_in(await self.accounts.create("anna", "correct horse"))
+        other = await self.logged_in(await self.accounts.create("berta", "correct horse"))
+        for cookie in (session.cookie, other.cookie):
+            self.assertIsNotNone(await self.sessions.find(cookie))
+        await self.sessions.end(session)
+        self.wall_s += 24 * HOUR_S
+        self.table.unavailable = True
+        for cookie in (session.cookie, other.cookie):
+            with self.assertRaises(Unavailable):
+                await self.sessions.find(cookie)
 
     async def test_password_change_and_disabling_end_all_sessions(self) -> None:
         """Both end every session of the account, and of no other."""

@@ -6,7 +6,6 @@ import random
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -26,6 +25,7 @@ from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
 from penncloud.services.admin import Administration, NotApplicable, effect, servers_of
 from penncloud.services.audit import AuditLog
+from tests.services.recording_control import RecordingControl
 
 _T = TypeVar("_T")
 
@@ -52,31 +52,6 @@ def environment_of(clock: Clock) -> Environment:
 
     chance = random.Random(2)
     return Environment(clock, lambda: 1.7e9 + clock.seconds(), chance, chance.randbytes, no_threads)
-
-
-@define
-class RecordingControl:
-    """Agents that note what they are asked; `problem` is raised instead where set."""
-
-    asked: list[tuple[str, str]] = field(factory=list)
-    problem: PennCloudError | None = None
-    until: Deferred[None] | None = None
-
-    async def _ask(self, action: str, node_id: str) -> None:
-        self.asked.append((action, node_id))
-        if self.until is not None:
-            await self.until
-        if self.problem is not None:
-            raise self.problem
-
-    async def start(self, node_id: str) -> None:
-        await self._ask("start", node_id)
-
-    async def stop(self, node_id: str) -> None:
-        await self._ask("stop", node_id)
-
-    async def restart(self, node_id: str) -> None:
-        await self._ask("restart", node_id)
 
 
 class SilentDirectory(MemoryDirectory):

@@ -31,7 +31,7 @@ def steps(draw: st.DrawFn) -> Step:
     """One change; folders are numbers, taken modulo the folders there are."""
     number = st.integers(0, 20)
     return {
-        "do": draw(st.sampled_from(["folder", "folder", "upload", "move", "rename", "delete"])),
+        "do": draw(st.sampled_from(["folder", "upload", "move", "move", "rename", "delete"])),
         "folder": draw(number),
         "target": draw(number),
         "name": draw(NAMES),
@@ -39,6 +39,7 @@ def steps(draw: st.DrawFn) -> Step:
         "data": draw(st.binary(max_size=3)),
         "seen": draw(st.booleans()),
         "keep_both": draw(st.booleans()),
+        "pick": draw(st.none() | number),
     }
 
 
@@ -51,6 +52,7 @@ BLANK: Step = {
     "data": b"x",
     "seen": False,
     "keep_both": False,
+    "pick": None,
 }
 
 
@@ -67,10 +69,14 @@ class Both:
         bound = dict(step)
         bound["folder"] = folders[step["folder"] % len(folders)]
         bound["target"] = folders[step["target"] % len(folders)]
+        things = [(folder, name) for folder in folders for name in self.model.inside[folder]]
+        if step["pick"] is not None and things and step["do"] in {"move", "rename", "delete"}:
+            # Mostly something that exists: refusals are quickly tested.
+            bound["folder"], bound["name"] = things[step["pick"] % len(things)]
         bound["version"] = bound["stamp"] = None
-        thing = self.model.inside[bound["folder"]].get(step["name"])
+        thing = self.model.inside[bound["folder"]].get(bound["name"])
         if step["seen"] and thing is not None:
-            entry = now(self.world.home.find(bound["folder"], step["name"]))
+            entry = now(self.world.home.find(bound["folder"], bound["name"]))
             bound["version"], bound["stamp"] = entry.version, thing.stamp
         return bound
 

@@ -18,11 +18,14 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from penncloud.client.directory import MemoryDirectory
 from penncloud.client.memory import MemoryTable
+from penncloud.client.raw import MemoryRawCells
+from penncloud.placement.tablets import Tablet, TabletMap, even_ranges
 from penncloud.platform.config import Cluster, Http
 from penncloud.platform.environment import Environment
 from penncloud.web.assembly import build_site
 from penncloud.web.context import WebContext
 from penncloud.web.site import WebSite
+from tests.services.recording_control import RecordingControl
 
 # As quick as argon2 can be: what is tested is not the hash.
 QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -54,6 +57,7 @@ class Frontend:
     context: WebContext
     table: MemoryTable
     directory: MemoryDirectory
+    control: RecordingControl
     listening: IListeningPort
     reactor: Any
     browsers: list[Browser] = field(factory=list)
@@ -90,17 +94,24 @@ def start_frontend(
 ) -> Frontend:
     table = MemoryTable() if table is None else table
     directory = MemoryDirectory()
+    control = RecordingControl()
+    tablets = (
+        Tablet(number, lo, hi, 1, f"127.0.0.1:{8700 + number % 2}", ())
+        for number, (lo, hi) in enumerate(even_ranges(4))
+    )
     site, context = build_site(
         environment or environment_for(reactor, now),
         cluster=Cluster(),
         config=config or Http(id="http-1", port=0),
         table=table,
+        raw=MemoryRawCells(table, TabletMap(1, tablets)),
         directory=directory,
+        control=control,
         registry=CollectorRegistry(),
         hasher=QUICK,
     )
     listening = reactor.listenTCP(port, site, interface="127.0.0.1")
-    return Frontend(site, context, table, directory, listening, reactor)
+    return Frontend(site, context, table, directory, control, listening, reactor)
 
 
 @define

@@ -18,7 +18,7 @@ from penncloud.services.files._errors import (
     TooDeep,
 )
 from penncloud.services.files._home import Files, Home
-from penncloud.services.files._layout import ROOT, Entry
+from penncloud.services.files._layout import ROOT, Entry, row_of
 from penncloud.services.files._names import clean_name
 from penncloud.services.files._tree import Folder, Listing
 from penncloud.services.files._upload import Upload
@@ -42,4 +42,5 @@ __all__ = [
     "TooDeep",
     "Upload",
     "clean_name",
+    "row_of",
 ]

@@ -1,0 +1,129 @@
+"""The admin console: states, raw cells, and a storage server that is stopped and started again."""
+
+from __future__ import annotations
+
+import hashlib
+
+from playwright.sync_api import Page, expect
+
+from penncloud.placement.tablets import row_hash
+from tests.journeys.browser import Visitor
+from tests.journeys.journey import Journey
+
+
+class AdminJourney(Journey):
+    """The admin, and somebody who is not."""
+
+    def test_servers_are_shown_and_a_storage_server_is_stopped_and_started(self) -> None:
+        """Of all servers the one that holds the admin's own account is stopped: the console stays
+        usable, shows it dead, and starts it again.
+        """
+        admin = self.administrator()
+        page = admin.page
+        page.get_by_role("link", name="Admin").first.click()
+        for server in ("lb-1", "http-1", "http-2", "smtp-1", "coordinator-1", "storage-3"):
+            expect(page.locator(f'tr[data-server="{server}"]')).to_contain_text("live")
+        pid = page.locator('tr[data-server="storage-1"] [data-field="pid"]').inner_text()
+        self.assertEqual(int(pid), self.cluster.pid("storage-1"))
+        self.judge(admin)
+
+        victim = self.holder_of(b"user/admin")
+        page.get_by_role("button", name=f"Stop {victim}", exact=True).click()
+        expect(page.locator("#effect")).to_contain_text("become")
+        self.judge(admin)
+        with admin.forgiving("422"):
+            page.locator("#confirm").fill("storage-9")
+            page.get_by_role("button", name=f"Stop {victim}").click()
+            expect(page.get_by_role("alert")).to_contain_text("nothing was done")
+        page.locator("#confirm").fill(victim)
+        page.get_by_role("button", name=f"Stop {victim}").click()
+        row = page.locator(f'tr[data-server="{victim}"]')
+        expect(row).to_contain_text("dead")
+        self.assertEqual(self.cluster.state(victim), "dead")
+
+        page.goto(self.origin(admin) + "/admin/cells")
+        expect(page.get_by_role("alert").first).to_contain_text("Passed over")
+        page.goto(self.origin(admin) + "/admin")
+        page.get_by_role("button", name=f"Start {victim}", exact=True).click()
+        page.get_by_role("button", name=f"Start {victim}").click()
+        expect(page.locator(f'tr[data-server="{victim}"]')).to_contain_text("live")
+
+        page.goto(self.origin(admin) + "/admin/audit")
+        expect(page.locator("#audit")).to_contain_text(victim)
+        self.assertEqual(self.audited(page)[:2], [("start", victim), ("stop", victim)])
+        self.judge(admin)
+
+    def test_raw_cells_are_found_by_row_and_downloaded_whole(self) -> None:
+        """Binary values come through the shell and the console as they are."""
+        admin = self.administrator()
+        value = bytes(range(256)) * 300
+        self.cluster.penncloud("kv", "put", "raw;journey", "binary", stdin=value)
+        self.cluster.penncloud("kv", "put", "raw;journey", "text", "gr\u00fc\u00dfe")
+        page = admin.page
+        page.goto(self.origin(admin) + "/admin/cells")
+        expect(page.locator("#cells tbody tr").first).to_contain_text("storage-")
+        self.judge(admin)
+        page.get_by_label("Rows that begin with").fill("raw;jour")
+        page.get_by_role("button", name="Show").click()
+        rows = page.locator("#cells tbody tr")
+        expect(rows).to_have_count(2)
+        expect(rows.nth(0)).to_contain_text("raw%3Bjourney")
+        expect(rows.nth(0)).to_contain_text(str(len(value)))
+        expect(rows.nth(0)).to_contain_text("00 01 02 03")
+        expect(rows.nth(1)).to_contain_text("gr\u00fc\u00dfe")
+        with page.expect_download() as download:
+            rows.nth(0).get_by_role("link").click()
+        whole = download.value.path().read_bytes()
+        self.assertEqual(hashlib.sha256(whole).digest(), hashlib.sha256(value).digest())
+        self.judge(admin)
+
+    def test_a_frontend_is_disabled_and_enabled(self) -> None:
+        """A disabled one gets no new visitors and is shown as disabled, not as failed."""
+        admin = self.administrator()
+        page = admin.page
+        page.goto(self.cluster.frontend_url(1) + "/admin")
+        page.get_by_role("button", name="Disable http-2").click()
+        page.get_by_role("button", name="Disable http-2").click()
+        row = page.locator('tr[data-server="http-2"]')
+        expect(row).to_contain_text("disabled")
+        expect(row).not_to_contain_text("dead")
+        visitor = self.person("guest")
+        for _ in range(4):
+            visitor.page.goto(self.cluster.url)
+            self.assertEqual(self.origin(visitor), self.cluster.frontend_url(1))
+        page.get_by_role("button", name="Enable http-2").click()
+        page.get_by_role("button", name="Enable http-2").click()
+        expect(row).not_to_contain_text("disabled")
+
+    def test_others_are_refused(self) -> None:
+        """A member sees no link and gets 403 for every page of the console."""
+        visitor = self.member("gast")
+        expect(visitor.page.get_by_role("link", name="Admin")).to_have_count(0)
+        with visitor.forgiving("403"):
+            for path in ("", "/tablets", "/cells", "/audit", "/servers/lb-1/stop"):
+                answer = visitor.page.goto(self.origin(visitor) + "/admin" + path)
+                self.assertEqual(answer and answer.status, 403)
+
+    def test_the_other_pages_of_the_console(self) -> None:
+        """Tablets cover the hash space and are served."""
+        admin: Visitor = self.administrator()
+        admin.page.goto(self.origin(admin) + "/admin/tablets")
+        rows = admin.page.locator("tbody tr")
+        self.assertEqual(rows.count(), len(self.cluster.status["tablets"]))
+        expect(rows.first).to_contain_text("00000000")
+        expect(rows.last).to_contain_text("ffffffff")
+        self.judge(admin)
+
+    def holder_of(self, row: bytes) -> str:
+        """The storage server that serves a row."""
+        place = row_hash(row)
+        for tablet in self.cluster.status["tablets"]:
+            if tablet["range"][0] <= place < tablet["range"][1]:
+                return str(tablet["primary"])
+        raise AssertionError("no tablet holds the row")
+
+    def audited(self, page: Page) -> list[tuple[str, str]]:
+        """(action, server) of the log's entries, newest first."""
+        rows = page.locator("#audit tbody tr").all()
+        cells = [row.locator("td").all_inner_texts() for row in rows]
+        return [(texts[2], texts[3]) for texts in cells]
