@@ -131,4 +131,5 @@ class Journal:
             return
         waiting, self._idle = self._idle, []
         for idle in waiting:
-            idle.callback(None)
+            if not idle.called:  # its waiter may have given up
+                idle.callback(None)

@@ -32,6 +32,8 @@ from penncloud.wire.messages import (
 
 # What a client is told to wait when the server stops: by then the coordinator may know.
 STOPPING_RETRY_MS: Final = 100
+# How long a stop waits for a disk that does not finish what is under way.
+STOP_WITHIN_S: Final = 10.0
 
 
 @frozen
@@ -48,6 +50,7 @@ class Tablets:
 
     def __init__(self, node_id: str, clock: Any, engine: Engine) -> None:
         self._node_id = node_id
+        self._clock = clock
         self._engine = engine
         self._journal = Journal(clock, engine)
         self._watches = Watches()
@@ -57,7 +60,14 @@ class Tablets:
         self._starts: list[int] = []
         # Of tablets that are assigned to this server with another primary.
         self._elsewhere: list[TabletAssignment] = []
+        self._open = False
         self._stopping = False
+        # Requests since the start, by kind.
+        self.counts = {"get": 0, "mutate": 0, "scan": 0}
+
+    @property
+    def watched_rows(self) -> int:
+        return len(self._watches)
 
     @property
     def tablets(self) -> list[Tablet]:
@@ -72,6 +82,7 @@ class Tablets:
                     "tablet {tablet} is damaged: {why}", tablet=found.tablet, why=found.damaged
                 )
             self._opened[found.tablet] = self._tablet(found, found.entry_cfg)
+        self._open = True
 
     async def assign(self, assigned: Sequence[TabletAssignment]) -> None:
         """Serve the tablets of which this server is the primary, and no others, from now on.
@@ -115,30 +126,43 @@ class Tablets:
         return [Tip(t.id, t.epoch, t.prepared) for t in self.tablets]
 
     async def stop(self) -> None:
-        """Refuse what is new, let what is under way be answered, and close the engine."""
+        """Refuse what is new, let what is under way be answered, and close the engine.
+
+        Raises DiskError when the engine cannot write what is left.
+        """
         self._stopping = True
-        await self._journal.when_idle()
-        await self._engine.close()
+        idle = self._journal.when_idle()
+        await idle.addTimeout(STOP_WITHIN_S, self._clock, self._hung)
+        if self._open:
+            self._open = False
+            await self._engine.close()
+
+    def _hung(self, result: object, seconds: float) -> None:
+        self.log.error("the disk has not finished within {seconds} s", seconds=seconds)
 
     # -- requests --------------------------------------------------------------------------------
 
     def get(self, request: Get) -> Reply:
+        self.counts["get"] += 1
         tablet = self._find(request.row)
         return (
             self._not_here(request.row) if tablet is None else tablet.get(request.row, request.col)
         )
 
     def mutate(self, mutation: Mutation, request_id: RequestId | None) -> Answer:
+        self.counts["mutate"] += 1
         tablet = self._find(mutation.row)
         if tablet is None:
             return self._not_here(mutation.row)
         return tablet.mutate(mutation, request_id)
 
     def scan(self, request: Scan) -> Reply:
+        self.counts["scan"] += 1
         tablet = self._find(request.row)
         return self._not_here(request.row) if tablet is None else tablet.scan(request)
 
     def scan_tablet(self, request: ScanTablet) -> Reply:
+        self.counts["scan"] += 1
         for served in self._ranges:
             if served.tablet.id == request.tablet and not self._stopping:
                 return served.tablet.scan_all(request)

@@ -20,6 +20,10 @@ class Watches:
         # Dicts as ordered sets: watchers are told in the order in which they came.
         self._rows: dict[bytes, dict[Watcher, None]] = {}
 
+    def __len__(self) -> int:
+        """Rows that anybody watches."""
+        return len(self._rows)
+
     def add(self, row: bytes, watcher: Watcher) -> None:
         """Watching a row twice is watching it once."""
         self._rows.setdefault(row, {})[watcher] = None

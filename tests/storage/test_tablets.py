@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.placement.tablets import even_ranges, row_hash
 from penncloud.rpc.registration import TabletAssignment, Tip
-from penncloud.storage.tablets import Tablets
+from penncloud.storage.tablets import STOP_WITHIN_S, Tablets
 from penncloud.wire.messages import Busy, Get, Missing, Moved, Ok, Put, ScanTablet, Value
 from tests.storage.memory_engine import MemoryEngine
 
@@ -28,6 +28,7 @@ class TabletsTests(SynchronousTestCase):
         self.clock = Clock()
         self.engine = MemoryEngine(instant=True)
         self.tablets = Tablets("storage-1", self.clock, self.engine)
+        self.successResultOf(Deferred.fromCoroutine(self.tablets.open()))
 
     def assign(self, tablets: list[TabletAssignment]) -> None:
         self.successResultOf(Deferred.fromCoroutine(self.tablets.assign(tablets)))
@@ -96,3 +97,16 @@ class TabletsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(write), Ok(1))
         self.successResultOf(stopped)
         self.assertTrue(self.engine.closed)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_disk_that_hangs(self) -> None:
+        """Does not keep the server from stopping."""
+        self.engine.instant = False
+        self.assign(assigned(1, {1}))
+        self.tablets.mutate(Put(b"row", b"c", b""), None)
+        stopped = Deferred.fromCoroutine(self.tablets.stop())
+        self.clock.advance(0)
+        self.assertNoResult(stopped)
+        self.clock.advance(STOP_WITHIN_S)
+        self.successResultOf(stopped)
+        self.engine.sync()
