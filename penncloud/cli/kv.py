@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from attrs import frozen
 
+from penncloud.cli._arguments import Intermixed
 from penncloud.cli._exits import DONE, FAILED, USAGE
 from penncloud.cli._table import with_table
 from penncloud.cli._target import add_target
@@ -44,7 +45,7 @@ class Streams:
 
 def add_to(commands: Any) -> None:
     parser = commands.add_parser("kv", help="read and write the key-value store")
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    actions = parser.add_subparsers(metavar="ACTION", required=True, parser_class=Intermixed)
 
     def action(name: str, run: Callable[..., Any], help_: str) -> Any:
         found = actions.add_parser(name, help=help_, description=help_)
@@ -98,15 +99,13 @@ KvCommand = Callable[[Table, argparse.Namespace, Streams], Any]
 
 
 def _run(arguments: argparse.Namespace, command: KvCommand) -> int:
-    streams = Streams(sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer)
-
     async def run(table: Table, _: Environment) -> int:
+        streams = Streams(sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer)
         code: int = await answered(command, table, arguments, streams)
+        streams.stdout.flush()
         return code
 
-    code = with_table(arguments, run)
-    streams.stdout.flush()
-    return code
+    return with_table(arguments, run)
 
 
 async def answered(
