@@ -63,6 +63,17 @@ class State(msgspec.Struct):
     audit: list[AuditEntry] = []
 
 
+class _Snapshot(msgspec.Struct, frozen=True):
+    """The state as it is written down: lists in the order of their ids, so that equal states give
+    equal bytes."""
+
+    term: int
+    map_version: int
+    nodes: list[NodeRecord]
+    tablets: list[TabletRecord]
+    audit: list[AuditEntry]
+
+
 # -- commands ------------------------------------------------------------------------------------
 
 
@@ -118,8 +129,8 @@ class Rejected(msgspec.Struct, frozen=True):
 
 Result = Applied | Rejected
 
-_ENCODER: Final = msgspec.msgpack.Encoder(order="deterministic")
-_DECODER: Final = msgspec.msgpack.Decoder(State)
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(_Snapshot)
 
 
 class StateMachine:
@@ -141,11 +152,22 @@ class StateMachine:
 
     def snapshot(self) -> bytes:
         """The whole state; equal states give equal bytes."""
-        return _ENCODER.encode(self.state)
+        state = self.state
+        nodes = [state.nodes[node_id] for node_id in sorted(state.nodes)]
+        tablets = [state.tablets[number] for number in sorted(state.tablets)]
+        snapshot = _Snapshot(state.term, state.map_version, nodes, tablets, state.audit)
+        return _ENCODER.encode(snapshot)
 
     def restore(self, snapshot: bytes) -> None:
         """The reverse of `snapshot`; raises msgspec.MsgspecError for bytes that are none."""
-        self.state = _DECODER.decode(snapshot)
+        found = _DECODER.decode(snapshot)
+        self.state = State(
+            found.term,
+            found.map_version,
+            {record.node.id: record for record in found.nodes},
+            {record.id: record for record in found.tablets},
+            found.audit,
+        )
         self._tablet_map = None
 
     @property

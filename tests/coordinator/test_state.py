@@ -1,0 +1,146 @@
+"""The deterministic machine."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from penncloud.coordinator.state import (
+    MAX_AUDIT_ENTRIES,
+    Applied,
+    BeginTerm,
+    Command,
+    Configure,
+    CreateTablets,
+    RegisterNode,
+    Rejected,
+    Result,
+    SetEnabled,
+    StateMachine,
+)
+from penncloud.rpc.registration import Identity
+from tests.coordinator.commands import FOUNDING, HTTP_1, STORAGE_1, TWO_TABLETS, commands
+
+
+def machine(*more: Command) -> StateMachine:
+    """A founded cluster to which `more` was applied."""
+    result = StateMachine()
+    for command in (*FOUNDING, *more):
+        result.apply(command)
+    return result
+
+
+class ReplayTests(SynchronousTestCase):
+    @given(st.lists(commands, max_size=30), st.booleans())
+    def test_same_commands_same_bytes(self, given: list[Command], founded: bool) -> None:
+        """The same commands give the same results and the same state, byte for byte."""
+        whole = [*FOUNDING, *given] if founded else given
+        one, other = StateMachine(), StateMachine()
+        self.assertEqual([one.apply(c) for c in whole], [other.apply(c) for c in whole])
+        self.assertEqual(one.snapshot(), other.snapshot())
+
+    @given(st.lists(commands, max_size=30), st.integers(0, 35))
+    def test_snapshot_stands_for_the_commands(self, given: list[Command], cut: int) -> None:
+        """A state restored from a snapshot goes on like the one it was taken from."""
+        whole = [*FOUNDING, *given]
+        one, other = StateMachine(), StateMachine()
+        for command in whole[:cut]:
+            one.apply(command)
+        other.restore(one.snapshot())
+        for command in whole[cut:]:
+            self.assertEqual(one.apply(command), other.apply(command))
+        self.assertEqual(one.snapshot(), other.snapshot())
+        self.assertEqual(one.tablet_map.tablets, other.tablet_map.tablets)
+
+    @given(st.lists(commands, max_size=30))
+    def test_invariants(self, given: list[Command]) -> None:
+        """Whatever is commanded: epochs and the map's version only grow, and by every change of a
+        tablet; the map covers the hash space or is empty; what is rejected changes nothing."""
+        subject = machine()
+        for command in given:
+            before = subject.snapshot()
+            tablets, version = dict(subject.state.tablets), subject.state.map_version
+            result = subject.apply(command)
+            if isinstance(result, Rejected):
+                self.assertEqual(subject.snapshot(), before)
+            for number, tablet in subject.state.tablets.items():
+                old = tablets[number]
+                self.assertEqual(tablet.epoch, old.epoch + (tablet != old))
+                if tablet.primary:
+                    self.assertIn(tablet.primary, tablet.members)
+            changed = subject.state.tablets != tablets
+            self.assertEqual(subject.state.map_version, version + changed)
+            self.assertEqual(len(subject.tablet_map.tablets), 2)
+
+
+class CommandTests(SynchronousTestCase):
+    def _rejected(self, result: Result, code: str) -> None:
+        assert isinstance(result, Rejected)
+        self.assertEqual(result.code, code)
+
+    def test_terms_count_starts(self) -> None:
+        """Each start of the coordinator is a new term."""
+        self.assertEqual(machine(BeginTerm(9.0, "coordinator-1")).state.term, 2)
+
+    def test_compare_and_set(self) -> None:
+        """Of two configurations decided for the same epoch one applies."""
+        subject = machine()
+        members = ["storage-1", "storage-2"]
+        self.assertEqual(subject.apply(Configure(9, 1, 1, "storage-2", members)), Applied())
+        self._rejected(subject.apply(Configure(9, 1, 1, "storage-1", members)), "STALE")
+        tablet = subject.tablet_map.tablets[0]
+        self.assertEqual((tablet.epoch, tablet.primary), (2, "storage-2"))
+        self.assertEqual(subject.apply(Configure(9, 1, 2, "", members)), Applied())
+        self.assertEqual(subject.tablet_map.tablets[0].primary, "")
+
+    def test_unfit_configurations(self) -> None:
+        """Members are known storage servers, each once, and the primary is one of them."""
+        subject = machine()
+        self._rejected(subject.apply(Configure(9, 7, 1, "", ["storage-1"])), "NO_SUCH_TABLET")
+        self._rejected(subject.apply(Configure(9, 1, 1, "", ["http-1"])), "NO_SUCH_NODE")
+        self._rejected(subject.apply(Configure(9, 1, 1, "", [])), "BAD_MEMBERS")
+        twice = Configure(9, 1, 1, "", ["storage-1", "storage-1"])
+        self._rejected(subject.apply(twice), "BAD_MEMBERS")
+        outside = Configure(9, 1, 1, "storage-2", ["storage-1"])
+        self._rejected(subject.apply(outside), "BAD_MEMBERS")
+
+    def test_tablets_once(self) -> None:
+        """The hash space is cut once, and wholly."""
+        self._rejected(machine().apply(CreateTablets(9.0, TWO_TABLETS)), "EXISTS")
+        fresh = StateMachine()
+        for command in FOUNDING[:-1]:
+            fresh.apply(command)
+        self._rejected(fresh.apply(CreateTablets(9.0, [])), "BAD_TABLETS")
+        self._rejected(fresh.apply(CreateTablets(9.0, TWO_TABLETS[:1])), "BAD_TABLETS")
+        self._rejected(fresh.apply(CreateTablets(9.0, [*TWO_TABLETS[:1] * 2])), "BAD_TABLETS")
+        self.assertEqual(fresh.tablet_map.tablets, ())
+
+    def test_enabled_is_kept(self) -> None:
+        """A disabled frontend stays disabled when it registers again."""
+        subject = machine(SetEnabled(9.0, "http-1", False))
+        moved = msgspec.structs.replace(HTTP_1, port=8099)
+        subject.apply(RegisterNode(10.0, moved, 8))
+        record = subject.state.nodes["http-1"]
+        self.assertEqual((record.enabled, record.node.port), (False, 8099))
+
+    def test_enable_refused(self) -> None:
+        """Only http servers that are known can be enabled."""
+        subject = machine()
+        self._rejected(subject.apply(SetEnabled(9.0, "http-9", True)), "NO_SUCH_NODE")
+        self._rejected(subject.apply(SetEnabled(9.0, "storage-1", True)), "WRONG_ROLE")
+
+    def test_roles_stay(self) -> None:
+        """An id belongs to one role."""
+        other = Identity("smtp", STORAGE_1.id, "127.0.0.1", 1, 1)
+        self._rejected(machine().apply(RegisterNode(9.0, other, 9)), "WRONG_ROLE")
+
+    def test_audit_is_bounded(self) -> None:
+        """What was decided is remembered in words, the latest entries of it."""
+        subject = machine()
+        self.assertEqual(subject.state.audit[-1].text, "2 tablets created")
+        for number in range(MAX_AUDIT_ENTRIES + 5):
+            subject.apply(BeginTerm(float(number), "coordinator-1"))
+        self.assertEqual(len(subject.state.audit), MAX_AUDIT_ENTRIES)
+        self.assertEqual(subject.state.audit[-1].at, MAX_AUDIT_ENTRIES + 4)
