@@ -157,6 +157,7 @@ class _Features:
 
 def mount(app: Application, context: WebContext) -> None:
     features = _Features(context)
+    context.navigation.add("Account", "/account", icon="account", about="Your name and password")
     app.route("/")(features.home)
     app.route("/session")(features.session)
     app.route("/login", access="public")(features.login_form)

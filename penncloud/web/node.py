@@ -1,0 +1,115 @@
+"""One web frontend as a node: listens, registers with the coordinators, ends in order."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol
+
+from argon2 import PasswordHasher
+from prometheus_client import CollectorRegistry
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+
+from penncloud.client.directory import Directory
+from penncloud.client.raw import RawCells
+from penncloud.client.table import Table
+from penncloud.platform.config import Cluster, Http
+from penncloud.platform.environment import Environment
+from penncloud.platform.listening import listen
+from penncloud.rpc.registration import Registration, identity
+from penncloud.services.admin import ServerControl
+from penncloud.web.assembly import build_site
+from penncloud.web.first_admin import ensure_admin
+
+
+class Link(Protocol):
+    """Something that the node needs and that has to be started and stopped with it."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> Awaitable[None] | None: ...
+
+
+class HttpNode:
+    """Serves browsers on the role's port; `start` raises ConfigurationError when it cannot.
+
+    `links` (connections to the store and to the coordinators) are started first and stopped last.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        *,
+        cluster: Cluster,
+        role: Http,
+        table: Table,
+        raw: RawCells,
+        directory: Directory,
+        control: ServerControl,
+        registry: CollectorRegistry,
+        links: Sequence[Link] = (),
+        hasher: PasswordHasher | None = None,
+    ) -> None:
+        self._environment = environment
+        self._cluster = cluster
+        self._role = role
+        self._links = links
+        self._site, self.context = build_site(
+            environment,
+            cluster=cluster,
+            config=role,
+            table=table,
+            raw=raw,
+            directory=directory,
+            control=control,
+            registry=registry,
+            hasher=hasher,
+        )
+        self._listening: IListeningPort | None = None
+        self._registration: Registration | None = None
+        self._starting: Deferred[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on, once started."""
+        assert self._listening is not None
+        address = self._listening.getHost()
+        assert isinstance(address, IPv4Address | IPv6Address)
+        return int(address.port)
+
+    async def start(self) -> None:
+        """Serve; ends when the admin account is known to exist, which needs the store."""
+        for link in self._links:
+            link.start()
+        self._listening = await listen(
+            self._environment.reactor, self._role.host, self._role.port, self._site
+        )
+        me = identity("http", self._role, self.port)
+        self._registration = Registration(self._environment, self._cluster, me)
+        self._registration.start()
+        self._starting = Deferred.fromCoroutine(self._prepare())
+        try:
+            await self._starting
+        except CancelledError:
+            # Stopped while the store was still awaited.
+            return
+
+    async def stop(self) -> None:
+        """Leave, finish the requests under way (within a bound), close everything."""
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._registration is not None:
+            await self._registration.stop()
+        if self._listening is not None:
+            await maybeDeferred(self._listening.stopListening)
+        self.context.events.end()
+        await self._site.end()
+        for link in reversed(self._links):
+            stopping: Any = link.stop()
+            if stopping is not None:
+                await stopping
+
+    async def _prepare(self) -> None:
+        await self.context.accounts.passwords.prepare()
+        await ensure_admin(self.context.accounts, self._environment, self._cluster, self._role)
