@@ -1,0 +1,345 @@
+"""Raft nodes in a hostile world, driven by one random number generator.
+
+Messages are lost, doubled, delayed and reordered; links are cut one way; nodes crash at every step of a
+`Ready` and lose what was not yet persisted; they lag, take snapshots, are added and removed. After every
+step the five properties of the paper's figure 3 are checked, and every answered read must be at least as
+new as every command that was known to be done when it was asked.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from attrs import define, field
+
+from penncloud.raft.log import RaftLog
+from penncloud.raft.messages import (
+    Entry,
+    HardState,
+    Membership,
+    Message,
+    Ready,
+    Snapshot,
+)
+from penncloud.raft.node import MembershipRefused, NotLeader, Options, Overloaded, RaftNode
+
+
+class Violation(AssertionError):
+    """A property of Raft does not hold."""
+
+
+@define
+class Host:
+    """One machine: what is on its disk, and the node that runs on it (None: crashed)."""
+
+    id: str
+    hard_state: HardState
+    snapshot: Snapshot
+    entries: list[Entry]
+    node: RaftNode | None = None
+    applied: list[tuple[int, int, bytes]] = field(factory=list)
+    ready: Ready | None = None
+    stage: int = 0
+    reads: dict[int, int] = field(factory=dict)
+
+
+class World:
+    """`step` does one random thing; `check` runs after each."""
+
+    def __init__(
+        self, seed: int, size: int = 3, broken: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self.chance = random.Random(seed)
+        self.broken = broken
+        self.names = [f"n{i}" for i in range(size + 1)]
+        first = Membership(frozenset(self.names[:size]))
+        self.hosts = {
+            name: Host(name, HardState(), Snapshot(0, 0, first, b""), []) for name in self.names
+        }
+        self.network: list[Message] = []
+        self.cut: set[tuple[str, str]] = set()
+        self.calm = False
+        self.slow = self.names[0]
+        # Every history has its own mix of faults and rates (swarm testing).
+        self.trouble_rate = self.chance.choice((0.003, 0.01, 0.05))
+        self.start_all = self.chance.random() < 0.5
+        self.loss_rate = self.chance.choice((0.0, 0.03, 0.1))
+        self.trouble_weights = [self.chance.random() for _ in range(5)]
+        if seed % 4 == 1:
+            # Leaders that die before they commit: what figure 8 of the paper needs.
+            self.trouble_rate, self.start_all = 0.05, False
+            self.trouble_weights = [1.0, 1.1, 0.1, 0.1, 0.3]
+        self.proposed = 0
+        self.leaders: dict[int, str] = {}
+        self.committed: dict[int, Entry] = {}
+        self.commit_terms: dict[int, int] = {}
+        self.done_index = 0
+        self.next_read = 0
+        self.reads_answered = 0
+        self.elections = 0
+        self.crashes = 0
+        for host in self.hosts.values():
+            self.start(host)
+
+    # -- machines --------------------------------------------------------------------------------
+
+    def start(self, host: Host) -> None:
+        host.node = RaftNode(
+            host.id,
+            RaftLog(host.snapshot, host.entries),
+            host.hard_state,
+            random.Random(self.chance.random()),
+            Options(
+                max_message_bytes=24,
+                max_message_entries=4,
+                election_ticks=5,
+            ),
+            self.broken,
+        )
+        host.applied = [
+            (entry.index, entry.term, entry.data) for entry in self._decoded(host.snapshot.data)
+        ]
+        host.ready = None
+
+    def crash(self, host: Host) -> None:
+        self.crashes += 1
+        host.node = None
+        host.ready = None
+        host.reads.clear()
+
+    def persist(self, host: Host, ready: Ready) -> None:
+        if ready.hard_state is not None and not self.broken("vote-not-persisted"):
+            host.hard_state = ready.hard_state
+        if ready.snapshot is not None:
+            host.snapshot = ready.snapshot
+            host.entries = []
+        if ready.entries:
+            keep = ready.entries[0].index - host.snapshot.index - 1
+            host.entries[keep:] = ready.entries
+
+    def work(self, host: Host) -> None:
+        """The next of the steps of a Ready: persist, send, apply, advance."""
+        node = host.node
+        assert node is not None
+        if host.ready is None:
+            host.ready = node.ready()
+            host.stage = 0
+            if host.ready is None:
+                return
+            if self.broken("send-before-persist"):
+                self.network.extend(host.ready.messages)
+            return
+        ready = host.ready
+        if host.stage == 0:
+            self.persist(host, ready)
+        elif host.stage == 1 and not self.broken("send-before-persist"):
+            self.network.extend(ready.messages)
+        elif host.stage == 2:
+            self.apply(host, ready)
+        elif host.stage == 3:
+            node.advance(ready)
+            host.ready = None
+            self.answer_reads(host, ready)
+        host.stage += 1
+
+    def apply(self, host: Host, ready: Ready) -> None:
+        if ready.snapshot is not None:
+            host.applied = [
+                (entry.index, entry.term, entry.data)
+                for entry in self._decoded(ready.snapshot.data)
+            ]
+        for entry in ready.committed:
+            known = self.committed.setdefault(entry.index, entry)
+            assert host.node is not None
+            # At the latest in this term the entry became committed.
+            self.commit_terms.setdefault(entry.index, host.node.term)
+            if known != entry:
+                raise Violation(f"state machine safety: {known} and {entry}")
+            host.applied.append((entry.index, entry.term, entry.data))
+            self.done_index = max(self.done_index, entry.index)
+
+    def answer_reads(self, host: Host, ready: Ready) -> None:
+        for read in ready.reads:
+            floor = host.reads.pop(read.context, None)
+            if read.index and floor is not None:
+                self.reads_answered += 1
+                if read.index < floor:
+                    raise Violation(f"stale read: index {read.index}, but {floor} was done")
+
+    def _decoded(self, data: bytes) -> list[Entry]:
+        return [self.committed[i] for i in range(1, int(data or b"0") + 1)]
+
+    # -- one random step -------------------------------------------------------------------------
+
+    def step(self) -> None:
+        chance = self.chance
+        if not self.calm and chance.random() < self.trouble_rate:
+            self.trouble()
+        up = [host for host in self.hosts.values() if host.node is not None]
+        roll = chance.random()
+        if roll < 0.45 and self.network:
+            self.deliver()
+        elif roll < 0.80 and up:
+            self.work(chance.choice(up))
+        elif roll < 0.94 and up:
+            self.tick(chance.choice(up))
+        elif up:
+            self.client(chance.choice(up))
+        self.check()
+
+    def tick(self, host: Host) -> None:
+        # Safety must not hang on clocks: one of them runs at a quarter of the others' pace.
+        if self.calm or host.id != self.slow or self.chance.random() < 0.25:
+            assert host.node is not None
+            host.node.tick()
+
+    def deliver(self) -> None:
+        message = self.network.pop(self.chance.randrange(len(self.network)))
+        host = self.hosts[message.to]
+        if (message.sender, message.to) in self.cut or host.node is None:
+            return
+        if not self.calm:
+            roll = self.chance.random()
+            if roll < self.loss_rate:
+                return
+            if roll < 2 * self.loss_rate:
+                self.network.append(message)
+        host.node.step(message)
+        if len(self.network) > 400:
+            del self.network[:200]
+
+    def client(self, host: Host) -> None:
+        node = host.node
+        assert node is not None
+        roll = self.chance.random()
+        try:
+            if roll < 0.55:
+                self.proposed += 1
+                node.propose(b"c%d" % self.proposed)
+            elif roll < 0.80:
+                self.next_read += 1
+                host.reads[self.next_read] = self.done_index
+                node.read(self.next_read)
+            elif roll < 0.88:
+                self.snapshot(host)
+            elif roll < 0.93:
+                node.transfer(self.chance.choice(self.names))
+            else:
+                self.change_membership(node)
+        except (NotLeader, Overloaded, MembershipRefused):
+            pass
+
+    def snapshot(self, host: Host) -> None:
+        node = host.node
+        assert node is not None
+        if host.ready is not None or not host.applied:
+            return
+        index, term, _ = host.applied[-1]
+        if index <= host.snapshot.index or index > node.log.stable_index:
+            return
+        membership = host.snapshot.membership
+        for entry in host.entries:
+            if entry.index <= index and entry.membership is not None:
+                membership = entry.membership
+        snapshot = Snapshot(index, term, membership, b"%d" % index)
+        host.entries = [entry for entry in host.entries if entry.index > index]
+        host.snapshot = snapshot
+        node.compact(snapshot)
+
+    def change_membership(self, node: RaftNode) -> None:
+        now = node.membership
+        name = self.chance.choice(self.names)
+        if name in now.learners:
+            new = Membership(now.voters | {name}, now.learners - {name})
+        elif name in now.voters:
+            new = Membership(now.voters - {name}, now.learners)
+        else:
+            new = Membership(now.voters, now.learners | {name})
+        if len(new.voters) >= 2:
+            node.propose_membership(new)
+
+    def trouble(self) -> None:
+        """A crash, a start, a cut of one direction, one host cut off, or all links whole again.
+
+        The leader and its clock are the most rewarding victims.
+        """
+        leads = [h.id for h in self.hosts.values() if h.node and h.node.role == "leader"]
+        name, other = self.chance.choice(self.names), self.chance.choice(self.names)
+        victim = self.chance.choice(leads or self.names)
+        kind = self.chance.choices(
+            ("crash", "start", "cut", "isolate", "mend"), self.trouble_weights
+        )[0]
+        if kind == "crash" and self.hosts[name].node is not None:
+            self.crash(self.hosts[name])
+        elif kind == "start":
+            for host in self.hosts.values():
+                if host.node is None and (self.start_all or host.id == name):
+                    self.start(host)
+        elif kind == "cut":
+            self.cut.add((name, other))
+        elif kind == "isolate":
+            self.slow = victim
+            self.cut |= {(victim, peer) for peer in self.names}
+            self.cut |= {(peer, victim) for peer in self.names}
+        else:
+            self.cut.clear()
+
+    def heal(self) -> None:
+        """The faults end: everybody is up and reachable."""
+        self.calm = True
+        self.cut.clear()
+        for host in self.hosts.values():
+            if host.node is None:
+                self.start(host)
+
+    # -- the properties --------------------------------------------------------------------------
+
+    def check(self) -> None:
+        for host in self.hosts.values():
+            node = host.node
+            if node is None or node.role != "leader":
+                continue
+            known = self.leaders.setdefault(node.term, host.id)
+            if known != host.id:
+                raise Violation(f"election safety: {known} and {host.id} lead term {node.term}")
+            for index, entry in self.committed.items():
+                if index > node.log.snapshot.index and self.commit_terms[index] < node.term:
+                    found = node.log.term(index)
+                    if found != entry.term:
+                        raise Violation(f"leader completeness: {host.id} lacks {entry}")
+        self.elections = len(self.leaders)
+
+    def check_logs(self) -> None:
+        """Log matching: where two logs hold an entry of one index and term, all before are equal."""
+        logs = [host.node.log for host in self.hosts.values() if host.node is not None]
+        for one in logs:
+            for two in logs:
+                first = max(one.first_index, two.first_index)
+                last = min(one.last_index, two.last_index)
+                agree = False
+                for index in range(last, first - 1, -1):
+                    same = one.term(index) == two.term(index)
+                    if agree and not same:
+                        raise Violation(f"log matching: {index}")
+                    agree = agree or same
+
+    def converge(self, steps: int = 30_000) -> None:
+        """Liveness: after the faults a command is done within bounded steps, everywhere."""
+        self.heal()
+        for _ in range(steps):
+            self.step()
+            leaders = [h for h in self.hosts.values() if h.node and h.node.role == "leader"]
+            if not leaders:
+                continue
+            leader = max(leaders, key=lambda h: h.node.term if h.node else 0)
+            node = leader.node
+            assert node is not None
+            term_begun = node.log.term(node.log.commit) == node.term
+            voters = [self.hosts[name] for name in node.membership.voters]
+            if term_begun and all(
+                h.node and h.node.log.applied == node.log.last_index for h in voters
+            ):
+                self.check_logs()
+                return
+        raise Violation("liveness: no convergence after the faults ended")
