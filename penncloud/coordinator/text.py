@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -33,6 +34,8 @@ from penncloud.wire.replies import encode_reply
 from penncloud.wire.requests import RequestDecoder
 
 STALLED_S: Final = 10.0
+# Clients connected at a time; each keeps one connection for as long as it runs.
+MAX_CONNECTIONS: Final = 10_000
 # Told to one who asks before the first tablets are there.
 _RETRY_MS: Final = 200
 
@@ -55,6 +58,7 @@ def answer(request: Request, tablets: TabletMap, address: Callable[[str], str]) 
 class TextFactory(Factory):
     """`answer` gives the reply to a request; `reactor` has IReactorTime."""
 
+    log = Logger()
     noisy = False
 
     def __init__(self, reactor: Any, answer: Answer) -> None:
@@ -62,7 +66,10 @@ class TextFactory(Factory):
         self.answer = answer
         self.connections: set[TextProtocol] = set()
 
-    def buildProtocol(self, addr: IAddress | None) -> TextProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> TextProtocol | None:
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self.log.error("client refused: there are {count}", count=MAX_CONNECTIONS)
+            return None
         protocol = TextProtocol(self)
         protocol.factory = self
         return protocol
@@ -89,6 +96,8 @@ class TextProtocol(LineReceiver):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         transport.registerProducer(self, True)
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpKeepAlive(True)
         self._owner.connections.add(self)
 
     def dataReceived(self, data: bytes) -> None:

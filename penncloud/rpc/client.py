@@ -155,17 +155,16 @@ class RpcClient:
     def _not_reached(self, failure: Failure) -> None:
         self._attempt = None
         if self._running:
-            self._report(failure)
+            self._report(failure.getErrorMessage())
             self._try_later()
 
     def _attempt_failed(self, failure: Failure) -> None:
         self.log.failure("connecting to {address} failed", failure, address=self.address)
 
-    def _report(self, failure: Failure) -> None:
+    def _report(self, why: str) -> None:
         """Say once, not at each attempt, that the other side is away."""
         if not self._silent:
             self._silent = True
-            why = failure.getErrorMessage()
             self.log.info("no rpc with {address}: {why}", address=self.address, why=why)
 
     def _try_later(self) -> None:
@@ -182,7 +181,10 @@ class RpcClient:
 
     def _closed(self, connection: RpcProtocol, reason: Failure) -> None:
         self._connection = None
-        if connection.was_open:
+        why = reason.getErrorMessage()
+        if not connection.was_open:
+            why = f"closed during the greeting (is secret_file the same on both sides?): {why}"
+        else:
             if self._environment.reactor.seconds() - self._opened_at >= STEADY_S:
                 self._backoff.reset()
             self._hooks.closed(connection, reason)
@@ -190,7 +192,7 @@ class RpcClient:
             ended, self._ended = self._ended, None
             ended.callback(None)
         if self._running:
-            self._report(reason)
+            self._report(why)
             self._try_later()
 
 

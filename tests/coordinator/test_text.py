@@ -9,6 +9,7 @@ from twisted.internet.testing import StringTransport
 from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase
 
+from penncloud.coordinator import text
 from penncloud.coordinator.text import STALLED_S, TextFactory, TextProtocol, answer
 from penncloud.placement.tablets import HASH_SPACE, Tablet, TabletMap, row_hash
 from penncloud.wire.limits import MAX_HEADER_BYTES
@@ -58,7 +59,9 @@ class ConnectionTests(SynchronousTestCase):
         self.clock = Clock()
         self.factory = TextFactory(self.clock, lambda request: answer(request, MAP, address))
         self.transport = _Transport()
-        self.protocol: TextProtocol = self.factory.buildProtocol(None)
+        protocol = self.factory.buildProtocol(None)
+        assert protocol is not None
+        self.protocol: TextProtocol = protocol
         self.protocol.makeConnection(self.transport)
 
     def test_is_a_line_receiver(self) -> None:
@@ -113,6 +116,13 @@ class ConnectionTests(SynchronousTestCase):
         self.protocol.connectionLost()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.factory.connections, set())
+
+    def test_too_many(self) -> None:
+        """Clients beyond the bound are refused until others have gone."""
+        self.patch(text, "MAX_CONNECTIONS", 1)
+        self.assertIsNone(self.factory.buildProtocol(None))
+        self.protocol.connectionLost()
+        self.assertIsNotNone(self.factory.buildProtocol(None))
 
     def test_closing_has_a_deadline(self) -> None:
         """A client that does not read the last answers cannot hold a stop."""
