@@ -82,7 +82,8 @@ class RoleService(Service):
         from twisted.internet import reactor
 
         if failure.check(ConfigurationError):
-            print(f"{self._role.id}: {failure.value}", file=sys.stderr, flush=True)
+            # sys.stderr leads into the log by now.
+            print(f"{self._role.id}: {failure.value}", file=sys.__stderr__, flush=True)
             self.log.error("{id}: {error}", id=self._role.id, error=str(failure.value))
         else:
             self.log.failure("{id} cannot start", failure, id=self._role.id)
