@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from penncloud.web import account, admin, chat, files
+from penncloud.web import account, admin, chat, files, mail
 from penncloud.web.application import Application
 from penncloud.web.context import WebContext
 
 # Each has `mount(app, context)`: routes, topics of events and its entry in the navigation.
 FEATURES = (
     files,
+    mail,
     chat,
     account,
     admin,

@@ -385,9 +385,12 @@ class ComposeTests(TestCase):
                 yield data[at : at + 777]
 
         names = ["a.bin", 'quo"te.txt', "bü cher;.pdf"]
-        raw = await self.raw(
-            attachments=tuple(Attachment(name, "application/x-y", pieces) for name in names)
-        )
+
+        async def attachments() -> AsyncIterator[Attachment]:
+            for name in names:
+                yield Attachment(name, "application/x-y", pieces())
+
+        raw = await self.raw(attachments=attachments())
         found = parse(raw).attachments
         self.assertEqual([content(raw, part) for part in found], [data] * 3)
         self.assertEqual(

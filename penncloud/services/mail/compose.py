@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import quopri
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from email.header import Header
 from email.utils import formatdate
 
@@ -28,11 +28,11 @@ class BadHeader(PennCloudError):
 
 @frozen
 class Attachment:
-    """`pieces()` gives the content, from the start at every call."""
+    """A file in a message; `pieces` gives its content once."""
 
     name: str
     content_type: str
-    pieces: Callable[[], AsyncIterator[bytes]]
+    pieces: AsyncIterator[bytes]
 
 
 @frozen
@@ -47,23 +47,23 @@ class Letter:
     message_id: str
     in_reply_to: str = ""
     references: tuple[str, ...] = ()
-    attachments: tuple[Attachment, ...] = ()
+    attachments: AsyncIterator[Attachment] | None = None  # None: a message of text alone
     extra: tuple[tuple[str, str], ...] = ()
 
 
 async def compose(letter: Letter, boundary: str) -> AsyncIterator[bytes]:
     """The message in pieces. `boundary` has to be unpredictable to whoever wrote the text."""
     yield b"".join(line + b"\r\n" for line in headers(letter))
-    if not letter.attachments:
+    if letter.attachments is None:
         yield _text_part(letter.text)
         return
     mark = f"=_{boundary}"
     yield f'Content-Type: multipart/mixed; boundary="{mark}"\r\n\r\n'.encode()
     yield f"--{mark}\r\n".encode() + _text_part(letter.text)
-    for attachment in letter.attachments:
+    async for attachment in letter.attachments:
         yield f"\r\n--{mark}\r\n".encode() + _attachment_head(attachment)
         held = b""
-        async for piece in attachment.pieces():
+        async for piece in attachment.pieces:
             held += piece
             whole = len(held) - len(held) % (_BASE64_BYTES * 100)
             if whole:

@@ -2,7 +2,7 @@
 
 - `/files/PATH` is a folder's page, or a file's content: `_pages.py`, `_content.py`
 - `/file/...` are the actions, by folder ids, for scripts (JSON) and for plain forms: `_actions.py`
-- uploads, as a raw body or as a plain form: `_uploads.py`, `_multipart.py`
+- uploads, as a raw body or as a plain form: `_uploads.py`
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from penncloud.services.blobs import UploadExpired
 from penncloud.services.files import ROOT, Files, FilesError, Home, Upload
 from penncloud.web.application import json_answer, see_other
 from penncloud.web.errors import WebError
-from penncloud.web.files._multipart import FormParts, PartBegins, PartData, PartEvent
 from penncloud.web.files._paths import describe, url_of
 from penncloud.web.files._problems import refused, sentence
+from penncloud.web.multipart import FormParts, PartBegins, PartData, PartEvent
 from penncloud.web.request import WebRequest
 
 # Uploads that one frontend takes at a time: about 4 MB of memory each.

@@ -17,10 +17,11 @@ _MAX_HEADERS: Final = 8 * 1024
 
 @frozen
 class PartBegins:
-    """A field; `filename` is None unless it is a file."""
+    """A field; `filename` is None unless it is a file. `content_type` as the client names it."""
 
     name: str
     filename: str | None
+    content_type: str = ""
 
 
 @frozen
@@ -50,6 +51,7 @@ class FormParts:
         self._value = b""
         self._header_bytes = 0
         self._disposition = b""
+        self._content_type = b""
         self._parser = MultipartParser(
             boundary,
             {
@@ -76,6 +78,7 @@ class FormParts:
     def _part_began(self) -> None:
         self._header_bytes = 0
         self._disposition = b""
+        self._content_type = b""
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._field += self._counted(data, start, end)
@@ -92,6 +95,8 @@ class FormParts:
     def _header_ended(self) -> None:
         if self._field.lower() == b"content-disposition":
             self._disposition = self._value
+        elif self._field.lower() == b"content-type":
+            self._content_type = self._value
         self._field = self._value = b""
 
     def _headers_ended(self) -> None:
@@ -99,7 +104,9 @@ class FormParts:
         filename = options.get(b"filename")
         self._events.append(
             PartBegins(
-                _text(options.get(b"name", b"")), None if filename is None else _text(filename)
+                _text(options.get(b"name", b"")),
+                None if filename is None else _text(filename),
+                self._content_type.partition(b";")[0].strip().decode("ascii", "replace"),
             )
         )
 
