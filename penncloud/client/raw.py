@@ -34,7 +34,7 @@ class RawCells(Protocol):
         *,
         deadline_s: float | None = None,
     ) -> Cells:
-        """Cells of one tablet in (row, column) order, from (row, col) on.
+        """Cells of one tablet from (row, col) on: rows in an order of the store's own, each by column.
 
         Values longer than `max_value` bytes come cut, with their full size. A reply may hold fewer
         cells than `limit` although `Cells.more`: its bytes are bounded too.

@@ -78,7 +78,11 @@ class Scan:
 
 @frozen
 class ScanTablet:
-    """Cells of one tablet in (row, col) order from (row, col) on: the administrator's raw view."""
+    """Cells of one tablet from (row, col) on: the administrator's raw view.
+
+    Rows come in the order of their hash, the cells of a row in the order of their columns. An empty
+    row begins at the first.
+    """
 
     tablet: int
     row: bytes
