@@ -135,8 +135,7 @@ def _admin_password(arguments: argparse.Namespace, layout: Layout) -> str | None
 
 
 async def _supervise(environment: Environment, order: Order, ready_fd: int | None) -> int:
-    _log_to(order.layout)
-    launcher = Launcher(environment, order, is_free, _say)
+    launcher = Launcher(environment, order, is_free, _say, lambda: _log_to(order.layout))
     stop: Deferred[None] = Deferred()
     _on_signals(environment.reactor, launcher, stop)
 
@@ -156,7 +155,6 @@ def _say(line: str) -> None:
 
 
 def _log_to(layout: Layout) -> None:
-    layout.make()
     file = LogFile.fromFullPath(
         str(layout.log("agent-1")),
         rotateLength=_LOG_BYTES,

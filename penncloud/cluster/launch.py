@@ -64,12 +64,17 @@ class Order:
 
 @define
 class Launcher:
-    """One run of a cluster. `say` is given lines for people."""
+    """One run of a cluster.
+
+    `say` is given lines for people. `locked` is called when the directory is ours: nobody else writes
+    to the files in it from then on.
+    """
 
     _environment: Environment
     _order: Order
     _is_free: IsFree
     _say: Callable[[str], None]
+    _locked: Callable[[], None]
     _agent: AgentNode | None = None
     _topology: Topology | None = None
     _listening: set[str] = field(factory=set)
@@ -90,6 +95,7 @@ class Launcher:
                 f"the cluster in {layout.root} is running already (agent pid {holder(layout)});"
                 f" stop it by: penncloud down --data {layout.root}"
             ) from error
+        self._locked()
         stop.addBoth(self._asked_to_stop)
         try:
             await self._run(served, stop)

@@ -28,12 +28,16 @@ def local(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
+class _QuietFactory(Factory):
+    noisy = False
+
+
 async def listens(reactor: Any, host: str, port: int, given_up: Callable[[], bool]) -> bool:
     """Return True as soon as the port takes a connection, False once `given_up()`."""
     endpoint = client_endpoint(reactor, local(host), port, _CONNECT_S)
     while not given_up():
         try:
-            connection: Any = await endpoint.connect(Factory.forProtocol(Protocol))
+            connection: Any = await endpoint.connect(_QuietFactory.forProtocol(Protocol))
         except (ConnectError, CancelledError):
             await deferLater(reactor, _POLL_S)
         else:

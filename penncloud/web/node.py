@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Protocol
 
 from argon2 import PasswordHasher
@@ -19,6 +19,8 @@ from penncloud.platform.environment import Environment
 from penncloud.platform.listening import listen
 from penncloud.rpc.registration import Registration, identity
 from penncloud.services.admin import ServerControl
+from penncloud.services.blobs import Blobs, Sweeper
+from penncloud.services.files import Files
 from penncloud.web.assembly import build_site
 from penncloud.web.first_admin import ensure_admin
 
@@ -66,6 +68,8 @@ class HttpNode:
             registry=registry,
             hasher=hasher,
         )
+        files = Files(table, Blobs(table, environment.entropy), environment)
+        self._sweeper = Sweeper(environment, self._account_names, [files.collect])
         self._listening: IListeningPort | None = None
         self._registration: Registration | None = None
         self._starting: Deferred[None] | None = None
@@ -88,6 +92,7 @@ class HttpNode:
         me = identity("http", self._role, self.port)
         self._registration = Registration(self._environment, self._cluster, me)
         self._registration.start()
+        self._sweeper.start()
         self._starting = Deferred.fromCoroutine(self._prepare())
         try:
             await self._starting
@@ -99,6 +104,7 @@ class HttpNode:
         """Leave, finish the requests under way (within a bound), close everything."""
         if self._starting is not None:
             self._starting.cancel()
+        self._sweeper.stop()
         if self._registration is not None:
             await self._registration.stop()
         if self._listening is not None:
@@ -109,6 +115,15 @@ class HttpNode:
             stopping: Any = link.stop()
             if stopping is not None:
                 await stopping
+
+    async def _account_names(self) -> AsyncIterator[str]:
+        """Whose files the sweeper looks after: everybody's, page by page."""
+        start = ""
+        while accounts := await self.context.accounts.list(start):
+            for account in accounts:
+                yield account.name
+            # The next name in byte order; NUL is in no name.
+            start = accounts[-1].name + "\0"
 
     async def _prepare(self) -> None:
         await self.context.accounts.passwords.prepare()

@@ -109,9 +109,12 @@ class WebRequest(Request):
         self.begun_at_s = float(self.site.reactor.seconds())
         self.content = BytesIO()
         self.body = Body(length, 0, _nothing, _nothing)
+        if length == 0:
+            self.body.ended()
         try:
             self._check_head()
-            self._choose_body(length)
+            if length != 0:
+                self._choose_body(length)
         except WebError as error:
             self.refusal = error
         self._complete = length == 0
@@ -315,8 +318,6 @@ class WebRequest(Request):
                 length, self._limit_bytes, transport.pauseProducing, transport.resumeProducing
             )
             self.body.on_first_read = self._continue
-        if length == 0:
-            self.body.ended()
 
     def _check_head(self) -> None:
         for _, values in self.requestHeaders.getAllRawHeaders():

@@ -7,7 +7,7 @@
 import { EventStream } from "./event-stream.js";
 import { balancerUrl, eventsWorkerUrl, sessionName } from "./http.js";
 
-const subscribers = new Map(); // topic -> [{ onEvent, onPlace }]
+const subscribers = new Map(); // topic -> [{ onEvent, onPlace, cursor }]
 const listeners = new Set(); // of the connection's state
 let send = null; // sends a message to the stream, wherever it runs
 let connected = true;
@@ -23,7 +23,7 @@ export function subscribe(topic, { cursor = "", onEvent, onPlace = () => {} }) {
     return;
   }
   const known = subscribers.get(topic) ?? [];
-  known.push({ onEvent, onPlace });
+  known.push({ onEvent, onPlace, cursor });
   subscribers.set(topic, known);
   start();
   send({ kind: "subscribe", topic, cursor });
@@ -77,8 +77,8 @@ function startHere() {
       stream.subscribe(message.topic, message.cursor);
     }
   };
-  for (const topic of subscribers.keys()) {
-    send({ kind: "subscribe", topic, cursor: "" });
+  for (const [topic, [{ cursor }]] of subscribers) {
+    send({ kind: "subscribe", topic, cursor });
   }
 }
 

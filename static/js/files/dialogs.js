@@ -42,7 +42,7 @@ function inTurn(question) {
 
 /**
  * Ask to choose between `choices` ([value, label, class]). Resolves to { value, forAll }; value "" means
- * cancelled. The first choice is the one that Enter takes.
+ * cancelled. The last choice has the focus: Enter takes it.
  */
 export function choose({ title, text, choices, forAll = false }) {
   return inTurn(async () => {

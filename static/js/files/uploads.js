@@ -51,6 +51,7 @@ export class Uploads extends EventTarget {
     this.template = document.querySelector("[data-upload-template]").content;
     this.queue = [];
     this.sameForAll = ""; // what to do with every taken name, once the user has said so
+    this.asking = Promise.resolve(); // the question before the next one
     root.querySelector("[data-uploads-close]").addEventListener("click", () => this.close());
     addEventListener("beforeunload", (event) => {
       if (this.running) {
@@ -166,29 +167,41 @@ export class Uploads extends EventTarget {
     if (!entry) {
       return {};
     }
-    let answer = this.sameForAll;
-    if (!answer || (answer === "replace" && entry.kind === "folder")) {
-      const choices = [["skip", "Skip", "secondary"], ["both", "Keep both", "secondary"]];
-      if (entry.kind === "file") {
-        choices.push(["replace", "Replace", ""]);
-      }
-      const others = this.queue.some((each) => each !== upload && each.state === "waiting");
-      const { value, forAll } = await choose({
-        title: "The name is taken",
-        text: `“${upload.name}” already exists here.`,
-        choices,
-        forAll: others,
-      });
-      answer = value || "skip";
-      if (forAll) {
-        this.sameForAll = answer;
-      }
-    }
+    // One question after the other: the answer to the first may be meant for all.
+    const asked = this.asking.then(() => this.ask(upload, entry));
+    this.asking = asked.catch(() => {});
+    const answer = await asked;
     if (answer === "skip") {
       this.cancel(upload);
       throw new RequestFailed(409, "Skipped");
     }
     return answer === "both" ? { keep: "both" } : { replace: entry.version };
+  }
+
+  /** What to do as the name is taken: "both", "replace" or "skip". */
+  async ask(upload, entry) {
+    if (upload.state === "cancelled") {
+      return "skip";
+    }
+    if (this.sameForAll && !(this.sameForAll === "replace" && entry.kind === "folder")) {
+      return this.sameForAll;
+    }
+    // The last one is what Enter takes: the one that overwrites nothing.
+    const choices = [["skip", "Skip", "secondary"], ["both", "Keep both", ""]];
+    if (entry.kind === "file") {
+      choices.splice(1, 0, ["replace", "Replace", "secondary"]);
+    }
+    const { value, forAll } = await choose({
+      title: "The name is taken",
+      text: `“${upload.name}” already exists here.`,
+      choices,
+      forAll: this.queue.filter((each) => each.state === "waiting" || each.state === "sending").length > 1,
+    });
+    const answer = value || "skip";
+    if (forAll) {
+      this.sameForAll = answer;
+    }
+    return answer;
   }
 
   send(upload, agreed) {

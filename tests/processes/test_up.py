@@ -1,0 +1,152 @@
+"""`penncloud up`, `down` and what happens when parts of a real cluster are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from urllib.request import urlopen
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from penncloud.cluster import leftovers
+from tests.processes.cluster import RunningCluster, free_block
+
+# What has not come true by then will not.
+PATIENCE_S = 60
+
+
+class UpTests(SynchronousTestCase):
+    def cluster(self) -> RunningCluster:
+        cluster = RunningCluster(self.mktemp())
+        self.addCleanup(cluster.destroy)
+        return cluster
+
+    def until(self, what: str, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, f"in vain: {what}")
+
+    def test_a_cluster_from_start_to_end(self) -> None:
+        """Up, looked at, broken, resumed and taken down: what a person does on the first day."""
+        cluster = self.cluster()
+        cluster.start()
+        self.check_what_is_served(cluster)
+        self.check_status(cluster)
+        self.check_exit_codes(cluster)
+        self.check_second_start_is_refused(cluster)
+        self.check_dead_server_comes_back(cluster)
+        self.check_stopped_server_stays_down(cluster)
+        self.check_killed_agent_leaves_nothing(cluster)
+        cluster.start()
+        kept = cluster.penncloud("kv", "get", "row", "col").stdout
+        self.assertEqual(kept, bytes(range(256)))
+        cluster.stop()
+        self.assertEqual(leftovers.find(cluster.layout), [])
+        self.assertIn(b"was not running", cluster.penncloud("down").stdout)
+
+    def check_what_is_served(self, cluster: RunningCluster) -> None:
+        """The address that was printed leads to a login page on a frontend."""
+        with urlopen(cluster.url, timeout=PATIENCE_S) as answer:
+            self.assertIn(b"<form", answer.read())
+            ports = [entry.port for entry in cluster.document.http]
+            self.assertIn(int(answer.url.split(":")[2].split("/")[0]), ports)
+
+    def check_status(self, cluster: RunningCluster) -> None:
+        """Every server is live with the pid that cluster.json has, every tablet is served."""
+        status = json.loads(cluster.penncloud("status", "--json").stdout)
+        listeners = {entry.id: entry for entry in cluster.document.listeners}
+        for node in status["nodes"]:
+            self.assertEqual(node["state"], "live", node)
+            if node["role"] != "agent":
+                entry = listeners.pop(node["id"])
+                self.assertEqual((node["port"], node["pid"]), (entry.port, entry.pid))
+        self.assertEqual(listeners, {})
+        self.assertEqual({tablet["state"] for tablet in status["tablets"]}, {"ok"})
+        self.assertGreater(len({tablet["primary"] for tablet in status["tablets"]}), 1)
+
+    def check_exit_codes(self, cluster: RunningCluster) -> None:
+        """The store's commands end with the codes that scripts rely on."""
+        everything = bytes(range(256))
+        cluster.penncloud("kv", "put", "row", "col", stdin=everything)
+        self.assertEqual(cluster.penncloud("kv", "get", "row", "col").stdout, everything)
+        cluster.penncloud("kv", "get", "row", "none", expect=1)
+        cluster.penncloud("kv", "cput", "row", "col", "wrong", "new", expect=1)
+        cluster.penncloud("kv", "get", "row", expect=2)
+        nobody = f"--coordinators=127.0.0.1:{free_block(1)}"
+        cluster.command(["kv", "get", "r", "c", nobody, "--timeout=1"], expect=3)
+        cluster.penncloud("user", "add", "ann", stdin=b"correct horse battery\n")
+        cluster.penncloud("user", "add", "ann", stdin=b"correct horse battery\n", expect=1)
+        self.assertIn(b"ann\t", cluster.penncloud("user", "list").stdout)
+        cluster.penncloud("lb", "disable", "http-1")
+        self.assertIn(b"disabled", cluster.penncloud("lb", "list").stdout)
+        cluster.penncloud("lb", "enable", "http-1")
+
+    def check_second_start_is_refused(self, cluster: RunningCluster) -> None:
+        """A second agent on the same directory says who is there, and changes nothing."""
+        before = cluster.document
+        refused = cluster.penncloud("up", "--detach", expect=None)
+        self.assertNotEqual(refused.returncode, 0)
+        text = (refused.stdout + refused.stderr).decode()
+        self.assertIn(f"agent pid {before.agent.pid}", text)
+        self.assertEqual(cluster.document, before)
+
+    def check_dead_server_comes_back(self, cluster: RunningCluster) -> None:
+        """A killed server is started again, and cluster.json has its new pid."""
+        old = cluster.pid("storage-1")
+        cluster.kill("storage-1")
+        self.until("storage-1 is started again", lambda: cluster.pid("storage-1") != old)
+        self.until("storage-1 is live", lambda: self.state(cluster, "storage-1") == "live")
+
+    def check_stopped_server_stays_down(self, cluster: RunningCluster) -> None:
+        """A server that an administrator stopped is started by an administrator only."""
+        cluster.penncloud("node", "stop", "http-2")
+        self.assertRaises(ProcessLookupError, os.kill, cluster.pid("http-2"), 0)
+        self.until("http-2 is gone", lambda: self.state(cluster, "http-2") != "live")
+        cluster.penncloud("node", "start", "http-2")
+        self.until("http-2 is live", lambda: self.state(cluster, "http-2") == "live")
+        cluster.penncloud("node", "stop", "nobody-1", expect=1)
+
+    def check_killed_agent_leaves_nothing(self, cluster: RunningCluster) -> None:
+        """When only the agent is killed its servers end by themselves."""
+        agent = cluster.document.agent.pid
+        assert agent is not None
+        os.kill(agent, signal.SIGKILL)
+        self.until("all have ended", lambda: not leftovers.find(cluster.layout))
+
+    def state(self, cluster: RunningCluster, node_id: str) -> str:
+        status = json.loads(cluster.penncloud("status", "--json").stdout)
+        return next((node["state"] for node in status["nodes"] if node["id"] == node_id), "")
+
+    def test_port_in_use(self) -> None:
+        """A balancer's port that somebody has is said at once, and nothing was started."""
+        cluster = self.cluster()
+        first = free_block()
+        with socket.create_server(("127.0.0.1", first)):
+            up = ["up", "--detach", f"--data={cluster.layout.root}", f"--base-port={first}"]
+            refused = cluster.command(up, expect=None)
+        text = (refused.stdout + refused.stderr).decode()
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn(str(first), text)
+        self.assertIn("--base-port", text)
+        self.assertNotIn("Traceback", text)
+        self.assertEqual(leftovers.find(cluster.layout), [])
+
+    def test_does_not_serve(self) -> None:
+        """A server that cannot start makes `up` end with its last words, everything stopped."""
+        cluster = self.cluster()
+        cluster.layout.make()
+        # In the way of a storage server's data directory.
+        (cluster.layout.root / "storage-2").write_bytes(b"")
+        first = free_block()
+        ports = [f"--base-port={first}", f"--smtp-port={first + 9}"]
+        up = ["up", "--detach", f"--data={cluster.layout.root}", *ports]
+        failed = cluster.command(up, expect=1, timeout_s=PATIENCE_S * 2)
+        text = (failed.stdout + failed.stderr).decode()
+        self.assertIn("storage-2 cannot be started", text)
+        self.assertIn("not writable", text)
+        self.assertNotIn("Traceback", text)
+        self.assertEqual(leftovers.find(cluster.layout), [])

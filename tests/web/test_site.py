@@ -1,0 +1,164 @@
+"""Connections: their bounds in time, and the orderly end, on a fake clock and transport."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.trial.unittest import SynchronousTestCase
+
+from penncloud.client.directory import MemoryDirectory
+from penncloud.client.memory import MemoryTable
+from penncloud.client.raw import MemoryRawCells
+from penncloud.placement.tablets import TabletMap
+from penncloud.platform.config import Cluster, Http
+from penncloud.web.assembly import build_site
+from penncloud.web.request import WebRequest
+from penncloud.web.site import WebChannel
+from tests.services.recording_control import RecordingControl
+from tests.web.frontend import QUICK, environment_for
+
+GET = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class _Transport(StringTransportWithDisconnection):
+    """Knows that it was aborted."""
+
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.loseConnection()
+
+
+class ConnectionTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        table = MemoryTable()
+        self.registry = CollectorRegistry()
+        self.site, _ = build_site(
+            environment_for(self.clock),
+            cluster=Cluster(),
+            config=Http(id="http-1"),
+            table=table,
+            raw=MemoryRawCells(table, TabletMap(1, ())),
+            directory=MemoryDirectory(),
+            control=RecordingControl(),
+            registry=self.registry,
+            hasher=QUICK,
+        )
+        self.answers: list[Deferred[bytes]] = []
+
+        @self.site.application.route("/slow", access="open")
+        async def slow(request: WebRequest) -> bytes:
+            answer: Deferred[bytes] = Deferred()
+            self.answers.append(answer)
+            return await answer
+
+    def connect(self) -> tuple[WebChannel, _Transport]:
+        channel = self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        assert isinstance(channel, WebChannel)
+        transport = _Transport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1))
+        transport.protocol = channel
+        channel.makeConnection(transport)
+        return channel, transport
+
+    def test_headers_have_to_come_in_time(self) -> None:
+        """A byte now and then does not hold a connection for ever (slowloris)."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"GET / HTTP/1.1\r\n")
+        for _ in range(4):
+            self.clock.advance(4.0)
+            channel.dataReceived(b"X-A: b\r\n")
+        self.assertFalse(transport.aborted)
+        self.clock.advance(4.0)
+        self.assertTrue(transport.aborted)
+
+    def test_finished_headers_stop_that_clock(self) -> None:
+        """A request that takes its time is not a client that does."""
+        channel, transport = self.connect()
+        channel.dataReceived(GET)
+        self.clock.advance(300.0)
+        self.assertTrue(transport.connected)
+        self.answers[0].callback(b"done")
+        self.assertIn(b"200 OK", transport.value())
+        self.assertIn(b"done", transport.value())
+
+    def test_idle_connections_are_closed(self) -> None:
+        """A connection on which nothing is asked for a minute ends."""
+        _, transport = self.connect()
+        self.clock.advance(61.0)
+        self.assertFalse(transport.connected)
+
+    def test_end_closes_the_idle_and_waits_for_the_busy(self) -> None:
+        """Requests under way are answered, and told that it was the last on this connection."""
+        _, idle = self.connect()
+        busy_channel, busy = self.connect()
+        busy_channel.dataReceived(GET)
+        ending = Deferred.fromCoroutine(self.site.end())
+        self.assertFalse(idle.connected)
+        self.assertTrue(busy.connected)
+        self.assertNoResult(ending)
+        self.answers[0].callback(b"done")
+        self.assertIn(b"connection: close", busy.value().lower())
+        self.assertFalse(busy.connected)
+        self.successResultOf(ending)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_end_does_not_wait_for_ever(self) -> None:
+        """What is not answered within the grace is cut."""
+        channel, transport = self.connect()
+        channel.dataReceived(GET)
+        ending = Deferred.fromCoroutine(self.site.end())
+        self.clock.advance(10.0)
+        self.assertTrue(transport.aborted)
+        self.successResultOf(ending)
+        self.answers[0].callback(b"too late")
+
+    def test_early_answer_reads_on_for_a_while_only(self) -> None:
+        """The rest of a refused body is thrown away, with bounds in time."""
+        channel, transport = self.connect()
+        channel.dataReceived(
+            b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
+        )
+        self.assertIn(b" 413 ", transport.value())
+        for _ in range(6):
+            self.clock.advance(1.5)
+            channel.dataReceived(b"x" * 1000)
+            self.assertTrue(transport.connected)
+        self.clock.advance(1.5)
+        channel.dataReceived(b"x" * 1000)
+        self.assertTrue(transport.aborted)
+
+    def test_early_answer_with_the_rest_of_the_body_ends_in_order(self) -> None:
+        """When the body is complete the connection is closed, not cut."""
+        channel, transport = self.connect()
+        channel.dataReceived(
+            b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
+        )
+        channel.dataReceived(b"x" * 2_000_000)
+        self.assertFalse(transport.connected)
+        self.assertFalse(transport.aborted)
+
+    def test_pipelined_requests_are_answered_in_order(self) -> None:
+        """The second waits for the first."""
+        channel, transport = self.connect()
+        channel.dataReceived(GET + GET)
+        self.assertEqual(len(self.answers), 1)
+        self.answers[0].callback(b"first")
+        self.answers[1].callback(b"second")
+        first, second = transport.value().index(b"first"), transport.value().index(b"second")
+        self.assertLess(first, second)
+
+    def test_requests_are_counted_without_their_paths(self) -> None:
+        """Metrics know method and status, nothing of users."""
+        channel, _ = self.connect()
+        channel.dataReceived(b"GET /secret-name HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        channel.dataReceived(b"BREW /pot HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        count = self.registry.get_sample_value
+        labels = {"method": "GET", "status": "404"}
+        self.assertEqual(count("penncloud_http_requests_total", labels), 1.0)
+        labels = {"method": "other", "status": "404"}
+        self.assertEqual(count("penncloud_http_requests_total", labels), 1.0)
