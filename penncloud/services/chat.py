@@ -50,6 +50,7 @@ class _Record(msgspec.Struct, frozen=True):
     author: str
     text: str
     sent: float  # Unix seconds, the server's clock
+    id: str = ""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -59,6 +60,8 @@ class Message(msgspec.Struct, frozen=True):
     author: str
     text: str
     sent: float
+    # The client's own id: its page knows by it what it has sent.
+    id: str = ""
 
 
 @frozen
@@ -94,7 +97,7 @@ class Chat:
             raise BadMessage(f"A message has at most {MAX_CHARACTERS} characters.")
         if not _ID.fullmatch(client_id):
             raise BadMessage("The message has no valid id.")
-        record = _Record(author, text, self._environment.now())
+        record = _Record(author, text, self._environment.now(), client_id)
         sent = f"sent/{author}/{client_id}".encode()
         try:
             version = await self._table.mutate(
@@ -139,4 +142,5 @@ def _message(cell: Cell, record: _Record | None = None) -> Message:
         author=record.author,
         text=record.text,
         sent=record.sent,
+        id=record.id,
     )

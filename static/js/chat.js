@@ -21,7 +21,7 @@ const MAX_WAITING = 20;
 const LEAVE_AFTER_S = 6;
 const AT_BOTTOM_PX = 80;
 
-const waiting = new Map(); // client id -> { id, text, element }
+const waiting = new Map(); // client id -> { id, text, element, acknowledged }
 let last = list.lastElementChild?.dataset.cursor ?? "";
 let first = list.firstElementChild?.dataset.cursor ?? "";
 let fetching = null;
@@ -53,11 +53,16 @@ function element(message) {
 // Messages of the store come in its order, before those of ours that still wait.
 function append(messages) {
   const stick = isAtBottom();
-  const firstWaiting = list.querySelector(".waiting");
   let added = 0;
   for (const message of messages) {
     if (message.cursor > last) {
-      list.insertBefore(element(message), firstWaiting);
+      if (message.author === userName && waiting.has(message.id)) {
+        // Ours, which may be here before the answer to its posting.
+        waiting.get(message.id).element.remove();
+        waiting.delete(message.id);
+        remember();
+      }
+      list.insertBefore(element(message), list.querySelector(".waiting"));
       last = message.cursor;
       first ||= message.cursor;
       added += 1;
@@ -109,8 +114,16 @@ async function pageUp() {
   }
 }
 
+function unsent() {
+  return [...waiting.values()].filter((message) => !message.acknowledged).map(({ id, text }) => ({ id, text }));
+}
+
+function pause(ms) {
+  return new Promise((resolve) => { setTimeout(resolve, ms); });
+}
+
 function remember() {
-  sessionStorage.setItem(OUTBOX, JSON.stringify([...waiting.values()].map(({ id, text }) => ({ id, text }))));
+  sessionStorage.setItem(OUTBOX, JSON.stringify(unsent()));
 }
 
 function newId() {
@@ -124,12 +137,17 @@ async function deliver(id) {
   for (let pauseMs = 500; ; pauseMs = Math.min(pauseMs * 2, 8000)) {
     try {
       const posted = await postJson("/chat/messages", { id, text: message.text });
-      message.element.remove();
-      waiting.delete(id);
+      message.acknowledged = true;
       remember();
-      if (posted.cursor > last) {
+      while (posted.cursor > last) {
         await catchUp();
-        append([posted]);
+        if (posted.cursor > last) {
+          await pause(1000);
+        }
+      }
+      // Still there if an earlier attempt had been heard of by the store, but not by us.
+      if (waiting.delete(id)) {
+        message.element.remove();
       }
       return;
     } catch (error) {
@@ -140,7 +158,7 @@ async function deliver(id) {
         remember();
         return;
       }
-      await new Promise((resolve) => { setTimeout(resolve, pauseMs); });
+      await pause(pauseMs);
     }
   }
 }
@@ -209,7 +227,7 @@ board.addEventListener("scroll", () => {
 
 // What this page remembers comes along when the frontend has to be left: another one has another address.
 function takeAlong() {
-  const state = { draft: text.value, outbox: [...waiting.values()].map(({ id, text }) => ({ id, text })) };
+  const state = { draft: text.value, outbox: unsent() };
   return state.draft || state.outbox.length ? `state=${encodeURIComponent(JSON.stringify(state))}` : "";
 }
 
