@@ -43,9 +43,9 @@ class Journey(SynchronousTestCase):
         visitor = self.person(name)
         visitor.page.goto(at or self.cluster.url)
         visitor.page.get_by_role("link", name="Sign up").click()
-        visitor.page.get_by_label("Name").fill(name)
-        visitor.page.get_by_label("Password", exact=True).fill(PASSWORD)
-        visitor.page.get_by_label("Password again").fill(PASSWORD)
+        visitor.page.locator("input[name=name]").fill(name)
+        visitor.page.locator("input[name=password]").fill(PASSWORD)
+        visitor.page.locator("input[name=again]").fill(PASSWORD)
         visitor.page.get_by_role("button", name="Sign up").click()
         expect(visitor.page.get_by_role("heading", name=f"Hello, {name}")).to_be_visible()
         return visitor
@@ -60,7 +60,7 @@ class Journey(SynchronousTestCase):
         """Log in at the balancer's address (or `at`), and see the start page."""
         visitor.page.goto(at or self.cluster.url)
         visitor.page.get_by_label("Name").fill(name)
-        visitor.page.get_by_label("Password", exact=True).fill(password)
+        visitor.page.get_by_label("Password").fill(password)
         visitor.page.get_by_role("button", name="Log in").click()
         expect(visitor.page.get_by_role("heading", name=f"Hello, {name}")).to_be_visible()
 

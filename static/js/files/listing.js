@@ -21,7 +21,8 @@ export class Listing extends EventTarget {
     this.template = document.querySelector("[data-row-template]").content;
     this.lastTicked = null;
     this.loading = null;
-    this.generation = 0; // counts folders shown: an answer for an earlier one is thrown away
+    this.generation = 0; // counts folders asked for and shown: an answer for an earlier one is thrown away
+    this.refreshes = 0; // counts refreshes: only the latest one's answer is shown
     this.listen();
     this.watchScrolling();
     this.changed();
@@ -47,6 +48,7 @@ export class Listing extends EventTarget {
     if (generation !== this.generation) {
       return null;
     }
+    this.generation += 1; // A refresh that began meanwhile has asked for the folder before.
     this.folder = folder;
     this.cursor = page.cursor;
     this.body.replaceChildren(...page.entries.map((entry) => this.row(entry)));
@@ -58,6 +60,7 @@ export class Listing extends EventTarget {
   /** Fetch again what is shown; rows that did not change stay as they are, chosen or not. */
   async refresh() {
     const generation = this.generation;
+    const refresh = ++this.refreshes;
     const wanted = Math.max(this.rows.length, PAGE);
     if (wanted > REFRESHED_ROWS) {
       this.dispatchEvent(new Event("outdated"));
@@ -70,7 +73,11 @@ export class Listing extends EventTarget {
       entries.push(...page.entries);
       cursor = page.cursor;
     } while (cursor && entries.length < wanted);
+    if (refresh !== this.refreshes) {
+      return;
+    }
     if (generation !== this.generation) {
+      await this.refresh(); // What changed may be in the folder that is shown now.
       return;
     }
     const known = new Map(this.rows.map((row) => [`${row.dataset.version}:${row.dataset.name}`, row]));
