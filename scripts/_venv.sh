@@ -52,9 +52,12 @@ ensure_venv() {
         "$venv/bin/python" -m pip --disable-pip-version-check --quiet install \
             --root-user-action=ignore -e "$root${extras:+[$extras]}" </dev/null
         # What is installed with several extras is installed with each and with none of them, too.
-        grep -s "^$key " "$stamp" >"$stamp.new" || true
-        printf '%s\n' "$key []" "$line" >>"$stamp.new"
-        printf "$key [%s]\n" ${extras//,/ } >>"$stamp.new"
+        {
+            grep -s "^$key " "$stamp" || true
+            printf '%s\n' "$key []" "$line"
+            # shellcheck disable=SC2086 # one line for each extra
+            printf "$key [%s]\n" ${extras//,/ }
+        } | sort -u >"$stamp.new"
         mv "$stamp.new" "$stamp"
     fi
     exec 8>&-
