@@ -54,7 +54,8 @@ class _Row:
 @define(eq=False)
 class _Server:
     peer: Peer
-    rows: set[bytes] = field(factory=set)
+    # A dict as an ordered set.
+    rows: dict[bytes, None] = field(factory=dict)
 
 
 class Watches:
@@ -122,7 +123,7 @@ class Watches:
             raise Unavailable("the tablet has no primary")
         address = tablet.primary
         server = self._server(address)
-        server.rows.add(row)
+        server.rows[row] = None
         entry.broken = False
         try:
             self._tell(row, await self._ask(server, row))
@@ -132,7 +133,7 @@ class Watches:
                 await self._broken_or_due(entry)
             self._locator.report_wrong()
         finally:
-            server.rows.discard(row)
+            server.rows.pop(row, None)
             self._unwatch(server, row)
 
     async def _ask(self, server: _Server, row: bytes) -> int:

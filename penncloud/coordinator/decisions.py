@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from penncloud.coordinator.log import CommandLog, LogCorrupt
 from penncloud.coordinator.state import Command, Result, StateMachine
 from penncloud.platform.disk import Disk
+from penncloud.platform.environment import nothing_broken
 from penncloud.platform.errors import DiskError, DiskFull, PennCloudError
 
 # Commands that wait for the disk; one more is refused.
@@ -48,10 +49,16 @@ class Decisions:
 
     log = Logger()
 
-    def __init__(self, disk: Disk, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        changed: Callable[[], None],
+        broken: Callable[[str], bool] = nothing_broken,
+    ) -> None:
         self.machine = StateMachine()
         self._log: CommandLog[Command] = CommandLog(disk, Command)
         self._changed = changed
+        self._broken = broken
         self._waiting: deque[_Waiting] = deque()
         self._open = False
         self._writing = False
@@ -108,7 +115,8 @@ class Decisions:
 
     async def _write_batch(self, batch: list[_Waiting]) -> None:
         try:
-            await self._log.append([waiting.command for waiting in batch])
+            if not self._broken("decide-when-durable"):
+                await self._log.append([waiting.command for waiting in batch])
             results = [self.machine.apply(waiting.command) for waiting in batch]
         except DiskFull as error:
             for waiting in batch:

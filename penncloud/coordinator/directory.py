@@ -36,7 +36,8 @@ class DirectoryServer:
         self._clock = environment.reactor
         self._decisions = decisions
         self._observer = observer
-        self._subscribers: set[RpcProtocol] = set()
+        # A dict as an ordered set: what is done to all is done in the same order in every run.
+        self._subscribers: dict[RpcProtocol, None] = {}
         self._telling: Any = None
 
     def serve(self, calls: Calls) -> None:
@@ -51,7 +52,7 @@ class DirectoryServer:
 
     def lost(self, connection: RpcProtocol) -> None:
         """A connection has ended."""
-        self._subscribers.discard(connection)
+        self._subscribers.pop(connection, None)
 
     def stop(self) -> None:
         self._subscribers.clear()
@@ -70,7 +71,7 @@ class DirectoryServer:
         return Enabled()
 
     def _subscribe(self, connection: RpcProtocol, message: Subscribe) -> NodesChanged:
-        self._subscribers.add(connection)
+        self._subscribers[connection] = None
         return self._now()
 
     def _now(self) -> NodesChanged:
@@ -84,5 +85,5 @@ class DirectoryServer:
                 connection.note(news)
             except RpcError as error:
                 # It subscribes again when it is back, and then learns how things stand.
-                self._subscribers.discard(connection)
+                self._subscribers.pop(connection, None)
                 connection.drop(f"not told of a change: {error}")

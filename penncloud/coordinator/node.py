@@ -55,7 +55,7 @@ class CoordinatorNode:
         self._role = role
         self._registry = registry
         self._disk = disk
-        self._decisions = Decisions(disk, self._changed)
+        self._decisions = Decisions(disk, self._changed, environment.broken)
         self._members = Members(environment, role, self._decisions, self._changed)
         self._directory = DirectoryServer(environment, self._decisions, self._observer)
         self._text = TextFactory(environment.reactor, self._answer)
@@ -112,7 +112,9 @@ class CoordinatorNode:
         for command in (
             BeginTerm(now, role.id),
             RegisterNode(
-                now, identity("coordinator", role, self.port), new_incarnation(environment)
+                now,
+                identity("coordinator", role, self.port, environment.pid),
+                new_incarnation(environment),
             ),
         ):
             result = await self._decisions.propose(command)

@@ -64,7 +64,8 @@ class TextFactory(Factory):
     def __init__(self, reactor: Any, answer: Answer) -> None:
         self.reactor = reactor
         self.answer = answer
-        self.connections: set[TextProtocol] = set()
+        # A dict as an ordered set: what is done to all is done in the same order in every run.
+        self.connections: dict[TextProtocol, None] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> TextProtocol | None:
         if len(self.connections) >= MAX_CONNECTIONS:
@@ -98,7 +99,7 @@ class TextProtocol(LineReceiver):
         transport.registerProducer(self, True)
         if ITCPTransport.providedBy(transport):
             transport.setTcpKeepAlive(True)
-        self._owner.connections.add(self)
+        self._owner.connections[self] = None
 
     def dataReceived(self, data: bytes) -> None:
         self._waiting.extend(self._decoder.feed(data))
@@ -145,7 +146,7 @@ class TextProtocol(LineReceiver):
             self._watch_stall()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._owner.connections.discard(self)
+        self._owner.connections.pop(self, None)
         self._closing = True
         if self._stalled is not None:
             self._stalled.cancel()

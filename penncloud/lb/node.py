@@ -56,7 +56,7 @@ class LbNode:
             self._environment.reactor, self._role.host, self._role.port, self._site
         )
         self._subscription = self._directory.subscribe(self._turns.update)
-        me = identity("lb", self._role, self.port)
+        me = identity("lb", self._role, self.port, self._environment.pid)
         self._registration = Registration(self._environment, self._cluster, me)
         self._registration.start()
 

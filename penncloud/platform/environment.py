@@ -6,11 +6,12 @@ asks the process for the time, for randomness or for the global reactor.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 _T = TypeVar("_T")
 
@@ -24,6 +25,11 @@ class RunInThread(Protocol):
     def __call__(self, f: Callable[..., _T], *args: Any, **kwargs: Any) -> Awaitable[_T]: ...
 
 
+def nothing_broken(rule: str) -> bool:  # noqa: ARG001
+    """Every rule holds: the only answer outside the simulation."""
+    return False
+
+
 @frozen
 class Environment:
     """The world of one node.
@@ -31,7 +37,9 @@ class Environment:
     `reactor` has IReactorTime (monotonic seconds: for intervals only), IReactorTCP and, in real
     processes, everything else. `now` is the wall clock in Unix seconds: for stamps that people
     read and for expiry, never for intervals. `random` is for jitter and tests. `entropy(n)` gives n
-    unpredictable bytes: for identifiers that must not be guessed.
+    unpredictable bytes: for identifiers that must not be guessed. `pid` is what the process is known by
+    to an administrator. `broken(rule)` is true where the simulation has switched a rule off on purpose,
+    to see that its checkers notice.
     """
 
     reactor: Any
@@ -39,3 +47,5 @@ class Environment:
     random: random.Random
     entropy: Callable[[int], bytes]
     run_in_thread: RunInThread
+    pid: int = field(factory=os.getpid)
+    broken: Callable[[str], bool] = nothing_broken

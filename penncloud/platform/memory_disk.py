@@ -22,7 +22,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail
@@ -193,6 +193,9 @@ class _MemoryReadFile:
         pass
 
 
+_DiskT = TypeVar("_DiskT", bound="MemoryDisk")
+
+
 class MemoryDisk:
     """See `platform.disk.Disk`, and the module for what it can simulate."""
 
@@ -226,6 +229,12 @@ class MemoryDisk:
 
     def crash(self) -> MemoryDisk:
         """Cut the power; the result is what the restarted node finds."""
+        return self._crash_into(
+            MemoryDisk(self._clock, self._chance, self._sync_s, self.capacity_bytes)
+        )
+
+    def _crash_into(self, after: _DiskT) -> _DiskT:
+        """Cut the power; `after`, an empty disk, becomes what the restarted node finds."""
         self.dead = True
         chance = self._chance
         names = dict(self._durable)
@@ -240,7 +249,6 @@ class MemoryDisk:
                 names[path] = _Inode(bytearray(data))
             elif chance.random() < 0.5:
                 names[path + ".tmp"] = _Inode(unsynced=[data])
-        after = MemoryDisk(self._clock, chance, self._sync_s, self.capacity_bytes)
         inodes: dict[int, _Inode] = {}
         for path in sorted(names):
             if path and names.get(_directory(path), path) is not None:

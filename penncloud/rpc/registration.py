@@ -8,7 +8,6 @@ order sends `Leave` first, so that nobody waits for it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
 from typing import Final, Literal
@@ -47,14 +46,14 @@ class Identity(msgspec.Struct, frozen=True):
     metrics_port: int = 0
 
 
-def identity(name: RoleName, role: Role, port: int, pid: int | None = None) -> Identity:
-    """The identity of this process, from its section; `port` is the one it really listens on."""
+def identity(name: RoleName, role: Role, port: int, pid: int) -> Identity:
+    """The identity of a process, from its section; `port` is the one it really listens on."""
     return Identity(
         role=name,
         id=role.id,
         host=role.public_host,
         port=port,
-        pid=os.getpid() if pid is None else pid,
+        pid=pid,
         agent=role.agent,
         metrics_port=role.metrics_port,
     )

@@ -39,7 +39,8 @@ class RpcServerFactory(Factory):
         self._calls = calls
         self._secret = secret
         self._hooks = hooks or Hooks()
-        self.connections: set[RpcProtocol] = set()
+        # A dict as an ordered set: what is done to all is done in the same order in every run.
+        self.connections: dict[RpcProtocol, None] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> RpcProtocol | None:
         if len(self.connections) >= MAX_CONNECTIONS:
@@ -56,7 +57,7 @@ class RpcServerFactory(Factory):
             hooks=hooks,
         )
         protocol.factory = self
-        self.connections.add(protocol)
+        self.connections[protocol] = None
         return protocol
 
     def close_all(self) -> None:
@@ -65,6 +66,6 @@ class RpcServerFactory(Factory):
             connection.close()
 
     def _closed(self, connection: RpcProtocol, why: Failure) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         if connection.was_open:
             self._hooks.closed(connection, why)

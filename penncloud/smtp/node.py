@@ -68,7 +68,7 @@ class SmtpNode:
             self._environment.reactor, self._role.host, self._role.port, self._inbound
         )
         self._table.start()
-        me = identity("smtp", self._role, self.port)
+        me = identity("smtp", self._role, self.port, self._environment.pid)
         self._registration = Registration(self._environment, self._cluster, me)
         self._registration.start()
 

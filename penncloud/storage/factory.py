@@ -42,7 +42,8 @@ class TextFactory(Factory):
         self._service = service
         self._depth = pipeline_depth
         self._max_connections = max_connections
-        self.connections: set[TextProtocol] = set()
+        # A dict as an ordered set: what is done to all is done in the same order in every run.
+        self.connections: dict[TextProtocol, None] = {}
         self._all_ended: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
@@ -50,11 +51,11 @@ class TextFactory(Factory):
             return _OneTooMany()
         protocol = TextProtocol(self._clock, self._service, self._depth, self._ended)
         protocol.factory = self
-        self.connections.add(protocol)
+        self.connections[protocol] = None
         return protocol
 
     def _ended(self, protocol: TextProtocol) -> None:
-        self.connections.discard(protocol)
+        self.connections.pop(protocol, None)
         if not self.connections:
             waiting, self._all_ended = self._all_ended, []
             for ended in waiting:

@@ -58,7 +58,7 @@ class StorageNode:
         self._disk = disk
         clock = environment.reactor
         engine = Engine(disk, environment, _engine_options(role), registry)
-        self._tablets = Tablets(role.id, clock, engine)
+        self._tablets = Tablets(role.id, clock, engine, environment.broken)
         self._text = TextFactory(clock, self._tablets, role.pipeline_depth)
         self._assignment: Assignment | None = None
         self._rpc: RpcServerFactory | None = None
@@ -90,7 +90,7 @@ class StorageNode:
         self._registration = Registration(
             environment,
             self._cluster,
-            identity("storage", role, self.port),
+            identity("storage", role, self.port, environment.pid),
             on_assign=self._assigned,
             tips=self._tablets.tips,
         )

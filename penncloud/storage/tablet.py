@@ -16,7 +16,7 @@ Theory of operation
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from attrs import define, field
@@ -26,6 +26,7 @@ from penncloud.lsm.engine import TabletRecovery
 from penncloud.lsm.entry import Entry, PutEffect
 from penncloud.lsm.errors import TabletDamaged
 from penncloud.lsm.tablet import ScannedCell
+from penncloud.platform.environment import nothing_broken
 from penncloud.storage.decide import NOTHING, Decision, Seen, decide
 from penncloud.storage.dedup import (
     DedupTable,
@@ -108,12 +109,14 @@ class Tablet:
         *,
         max_in_flight: int = MAX_IN_FLIGHT,
         max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
+        broken: Callable[[str], bool] = nothing_broken,
     ) -> None:
         self.id = found.tablet
         self.epoch = epoch
         self._engine = engine
         self._journal = journal
         self._watches = watches
+        self._broken = broken
         self._max_in_flight = max_in_flight
         self._max_in_flight_bytes = max_in_flight_bytes
         self._request_ids = DedupTable()
@@ -146,7 +149,7 @@ class Tablet:
         """Execute a mutation; exactly once where it has a request id."""
         if self._damage:
             raise TabletDamaged(self.id, self._damage)
-        if request_id is not None:
+        if request_id is not None and not self._broken("request-ids"):
             earlier = self._by_id.get(request_id)
             if earlier is not None:
                 return earlier.when_committed(earlier.reply)
@@ -176,6 +179,8 @@ class Tablet:
         if request_id is not None:
             self._by_id[request_id] = prepared
         self._journal.write(self, prepared.entry)
+        if self._broken("answer-when-durable"):
+            return decision.reply
         return prepared.when_committed(decision.reply)
 
     def _enter(self, decision: Decision, version: int, request_id: RequestId | None) -> _Prepared:
@@ -191,7 +196,7 @@ class Tablet:
 
     def _prepared_cell(self, row: bytes, col: bytes) -> Seen:
         pending = self._overlay.get(row, {}).get(col)
-        if pending is not None:
+        if pending is not None and not self._broken("decide-on-prepared"):
             return NOTHING if pending[1] is None else pending
         stored = self._engine.get(self.id, row, col)
         return NOTHING if stored is None else (stored.version, stored.value)
@@ -200,7 +205,7 @@ class Tablet:
         """Answer a failed comparison once what it saw has committed."""
         assert decision.failed_at is not None
         pending = self._overlay.get(row, {}).get(decision.failed_at)
-        if pending is None:
+        if pending is None or self._broken("failed-after-what-it-saw"):
             return decision.reply
         writer = self._in_flight[pending[0] - self._in_flight[0].entry.version]
         return writer.when_committed(decision.reply)
@@ -296,6 +301,9 @@ class Tablet:
     # -- reads: of what is committed -------------------------------------------------------------
 
     def get(self, row: bytes, col: bytes) -> Reply:
+        if self._broken("read-committed"):
+            version, value = self._prepared_cell(row, col)
+            return Missing() if value is None else Value(version, value)
         stored = self._engine.get(self.id, row, col)
         return Missing() if stored is None else Value(stored.version, stored.value)
 

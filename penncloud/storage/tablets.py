@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from attrs import frozen
@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from penncloud.lsm.engine import TabletRecovery
 from penncloud.placement.tablets import row_hash
+from penncloud.platform.environment import nothing_broken
 from penncloud.rpc.registration import TabletAssignment, Tip
 from penncloud.storage.engine import Engine
 from penncloud.storage.journal import Journal
@@ -48,10 +49,17 @@ class Tablets:
 
     log = Logger()
 
-    def __init__(self, node_id: str, clock: Any, engine: Engine) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        clock: Any,
+        engine: Engine,
+        broken: Callable[[str], bool] = nothing_broken,
+    ) -> None:
         self._node_id = node_id
         self._clock = clock
         self._engine = engine
+        self._broken = broken
         self._journal = Journal(clock, engine)
         self._watches = Watches()
         # Every tablet that the engine holds, also while another server serves it.
@@ -98,7 +106,7 @@ class Tablets:
         self._serve(sorted(assigned, key=lambda tablet: tablet.lo))
 
     def _tablet(self, found: TabletRecovery, epoch: int) -> Tablet:
-        return Tablet(found, epoch, self._engine, self._journal, self._watches)
+        return Tablet(found, epoch, self._engine, self._journal, self._watches, broken=self._broken)
 
     def _serve(self, assigned: Sequence[TabletAssignment]) -> None:
         before = {served.tablet.id for served in self._ranges}

@@ -89,7 +89,7 @@ class HttpNode:
         self._listening = await listen(
             self._environment.reactor, self._role.host, self._role.port, self._site
         )
-        me = identity("http", self._role, self.port)
+        me = identity("http", self._role, self.port, self._environment.pid)
         self._registration = Registration(self._environment, self._cluster, me)
         self._registration.start()
         self._sweeper.start()

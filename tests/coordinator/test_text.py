@@ -115,7 +115,7 @@ class ConnectionTests(SynchronousTestCase):
         self.protocol.pauseProducing()
         self.protocol.connectionLost()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.factory.connections, set())
+        self.assertFalse(self.factory.connections)
 
     def test_too_many(self) -> None:
         """Clients beyond the bound are refused until others have gone."""
