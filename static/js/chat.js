@@ -20,12 +20,14 @@ const MAX_WAITING = 20;
 // A frontend that is away for this long is left for another one.
 const LEAVE_AFTER_S = 6;
 const AT_BOTTOM_PX = 80;
+const MAX_SHOWN = 300;
 
 const waiting = new Map(); // client id -> { id, text, element, acknowledged }
 let last = list.lastElementChild?.dataset.cursor ?? "";
 let first = list.firstElementChild?.dataset.cursor ?? "";
 let fetching = null;
 let paging = false;
+let followsNewest = true; // the reader is at the bottom, and stays there whatever changes its size
 
 function isAtBottom() {
   return board.scrollHeight - board.scrollTop - board.clientHeight < AT_BOTTOM_PX;
@@ -50,6 +52,15 @@ function element(message) {
   return item;
 }
 
+// A page that stays open for days shows what its reader would page up to only when he does.
+function forgetOldest() {
+  while (list.children.length > MAX_SHOWN) {
+    list.firstElementChild.remove();
+    first = list.firstElementChild.dataset.cursor ?? first;
+    older.hidden = false;
+  }
+}
+
 // Messages of the store come in its order, before those of ours that still wait.
 function append(messages) {
   const stick = isAtBottom();
@@ -70,6 +81,7 @@ function append(messages) {
   }
   empty.hidden = list.children.length > 0;
   if (stick) {
+    forgetOldest();
     toBottom();
   } else if (added) {
     newest.hidden = false;
@@ -220,10 +232,16 @@ board.addEventListener("scroll", () => {
   if (board.scrollTop < 60) {
     pageUp();
   }
-  if (isAtBottom()) {
+  followsNewest = isAtBottom();
+  if (followsNewest) {
     newest.hidden = true;
   }
 });
+new ResizeObserver(() => {
+  if (followsNewest) {
+    toBottom();
+  }
+}).observe(board);
 
 // What this page remembers comes along when the frontend has to be left: another one has another address.
 function takeAlong() {
