@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import re
 from collections.abc import Mapping
+from html import unescape
 from http.cookies import SimpleCookie
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -18,6 +19,11 @@ from attrs import define, field
 from penncloud.services.files import ROOT
 
 _TIMEOUT_S: Final = 20.0
+_LINK: Final = re.compile(r'href="(/mail/inbox/[^"]+)"')
+_SUBJECT: Final = re.compile(
+    r'<span class="subject">(?:<span class="hidden">[^<]*</span>)?([^<]*)<'
+)
+_OLDER: Final = re.compile(r'<a href="([^"]+)">Older</a>')
 _TOKEN: Final = re.compile(rb'<meta name="csrf" content="([^"]+)">')
 
 
@@ -74,6 +80,27 @@ class Member:
     def download(self, name: str) -> bytes:
         """A file of the root folder. Raises Unanswered."""
         return self.get(f"/files/{quote(name)}")
+
+    # -- mail ------------------------------------------------------------------------------------
+
+    def inbox(self) -> dict[str, list[str]]:
+        """Subject -> addresses of the messages that have it. Raises Unanswered."""
+        found: dict[str, list[str]] = {}
+        path = "/mail"
+        while path:
+            page = self.get(path).decode()
+            for entry in page.split('<li class="letter')[1:]:
+                address, subject = _LINK.search(entry), _SUBJECT.search(entry)
+                if address is None or subject is None:
+                    raise Unanswered(f"{path}: a line of the inbox cannot be read")
+                found.setdefault(unescape(subject[1]), []).append(address[1])
+            older = _OLDER.search(page)
+            path = unescape(older[1]) if older else ""
+        return found
+
+    def mail(self, address: str) -> bytes:
+        """A message as it arrived. Raises Unanswered."""
+        return self.get(address + "/raw")
 
     # -- chat ------------------------------------------------------------------------------------
 
