@@ -15,40 +15,48 @@ How to use it
     blob: `set_meta(tablet, provider)`. The provider is called in a reactor turn of its own and has to
     give the state as of the last `commit` of that tablet.
 
+    When writes come faster than they can be flushed, the Deferreds of `append` fire later (in order,
+    as always); beyond a bound they fail with Overloaded, and on a full disk with DiskFull.
+
 Theory of operation
-    See the modules: `wal` (log), `memtable`, `manifest`, `tablet` (reads over all of a tablet's parts),
-    `recovery` (what a start makes of the log).
+    See the modules: `wal` (log), `memtable`, `table` (files), `manifest` (which files there are),
+    `tablet` (reads over all parts of a tablet), `flush` and `compaction` (what happens in the
+    background), `recovery` (what a start makes of the log), `store` (what they share).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
 
-import msgspec
 from attrs import define, field, frozen
 from prometheus_client import CollectorRegistry
-from twisted.internet.defer import Deferred, DeferredLock, fail
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.lsm.compaction import Compactor
 from penncloud.lsm.entry import Entry, Void, encode, encode_entries
-from penncloud.lsm.errors import NoSuchTablet, StoreDamaged
-from penncloud.lsm.manifest import Manifest, TabletState, decode_manifest, encode_manifest
-from penncloud.lsm.memtable import Memtable, StoredCell
+from penncloud.lsm.errors import NoSuchTablet, Overloaded, TableDamaged
+from penncloud.lsm.flush import Flusher
+from penncloud.lsm.keys import MAX_NAME_BYTES
+from penncloud.lsm.manifest import TabletState
+from penncloud.lsm.memtable import StoredCell
+from penncloud.lsm.metrics import EngineMetrics
 from penncloud.lsm.options import EngineOptions
 from penncloud.lsm.recovery import Replay, TabletTail
+from penncloud.lsm.sizes import Estimate, estimate, split_point
+from penncloud.lsm.snapshot import Snapshot
+from penncloud.lsm.store import Batch, Store
 from penncloud.lsm.tablet import ScannedCell, TabletStore
-from penncloud.lsm.wal import WriteAheadLog
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
-from penncloud.platform.errors import PennCloudError
+from penncloud.platform.errors import DiskFull, PennCloudError
 
-ROOT: Final = "lsm"
-MANIFEST: Final = f"{ROOT}/MANIFEST"
-LOG: Final = f"{ROOT}/log"
-TABLES: Final = f"{ROOT}/tables"
+# Appends that may wait for a flush.
+_MAX_STALLED: Final = 10_000
 
 
 @frozen
@@ -71,11 +79,10 @@ class TabletRecovery:
 
 
 @define(eq=False)
-class _Batch:
-    """Entries handed to the log together."""
+class _Stalled:
+    """An append that waits for a flush to end."""
 
     entries: Sequence[Entry]
-    position: int
     done: Deferred[None] = field(factory=Deferred)
 
 
@@ -91,15 +98,16 @@ class Engine:
         options: EngineOptions,
         registry: CollectorRegistry,
     ) -> None:
-        self._disk = disk
-        self._clock: Any = environment.reactor
         self._options = options
-        self._wal = WriteAheadLog(disk, LOG, self._clock, options.segment_bytes)
-        self._manifest = Manifest()
-        self._manifest_lock = DeferredLock()
-        self._tablets: dict[int, TabletStore] = {}
-        self._in_flight: deque[_Batch] = deque()
-        self._providers: dict[int, Callable[[], bytes]] = {}
+        self._metrics = EngineMetrics(registry)
+        self._store = Store(disk, environment, options, self._metrics)
+        self._tablets = self._store.tablets
+        self._in_flight = self._store.in_flight
+        self._stalled: deque[_Stalled] = deque()
+        self._flusher = Flusher(self._store, self._flushed)
+        self._compactor = Compactor(self._store)
+        # Encoded entries on their way to the log.
+        self._in_flight_bytes = 0
 
     # -- opening and closing ------------------------------------------------------------------
 
@@ -109,37 +117,28 @@ class Engine:
         Raises StoreDamaged, NewerFormat, DiskError. A damaged tablet does not keep the others from
         being opened.
         """
-        await self._read_manifest()
-        replay = Replay(self._manifest.tablets)
-        damages = await self._wal.open(self._manifest.log_from, replay.visit)
+        store = self._store
+        await store.read_manifest()
+        replay = Replay(store.manifest.tablets)
+        damages = await store.wal.open(store.manifest.log_from, replay.visit)
         for damage in damages:
             self._log.critical("The log is damaged: {reason}", reason=damage.reason)
         replay.finish(damages)
-        await self._note_damages(replay.tails)
-        return [self._open_tablet(tablet, tail) for tablet, tail in replay.tails.items()]
-
-    async def _read_manifest(self) -> None:
-        disk = self._disk
-        if disk.exists(MANIFEST):
-            self._manifest = decode_manifest(disk.read(MANIFEST), MANIFEST)
-            return
-        if disk.listdir(LOG) or disk.listdir(TABLES):
-            raise StoreDamaged(f"{MANIFEST}: missing, although there are other files of the engine")
-        disk.makedirs(LOG)
-        disk.makedirs(TABLES)
-        await disk.sync_dir("")
-        await disk.replace(MANIFEST, encode_manifest(self._manifest))
-
-    async def _note_damages(self, tails: dict[int, TabletTail]) -> None:
-        """Remember damages in the manifest: the log in which they show may be removed one day."""
-        for tablet, tail in tails.items():
-            if tail.damaged and not tail.state.damaged:
-                tail.state = msgspec.structs.replace(tail.state, damaged=tail.damaged)
-                await self._edit(self._manifest.with_tablet(tablet, tail.state))
+        found = [self._open_tablet(tablet, tail) for tablet, tail in replay.tails.items()]
+        self._compactor.check()
+        self._measure()
+        return found
 
     def _open_tablet(self, tablet: int, tail: TabletTail) -> TabletRecovery:
         state = tail.state
-        store = self._store_of(tablet, state)
+        store = self._store.add_tablet(tablet, state)
+        meta = b""
+        try:
+            meta = self._store.read_meta(state.meta)
+        except TableDamaged as error:
+            store.damage(error)
+        if tail.damaged and not store.damaged:
+            store.on_damage(store, tail.damaged)
         for pending in tail.entries:
             store.add(pending.entry, pending.position)
         store.prepared = store.durable
@@ -150,58 +149,124 @@ class Engine:
             state.checkpoint_no,
             state.version,
             state.entry_cfg,
-            b"",
+            meta,
             [pending.entry for pending in tail.entries],
-            state.damaged,
+            store.damaged,
         )
-
-    def _store_of(self, tablet: int, state: TabletState) -> TabletStore:
-        version = state.version
-        memtable = Memtable(state.log_position)
-        store = TabletStore(
-            tablet, state, memtable, version, state.entry_cfg, durable=version, prepared=version
-        )
-        self._tablets[tablet] = store
-        return store
 
     async def close(self) -> None:
-        """Let what is being written finish. Raises DiskError when it cannot."""
-        await self._wal.close()
+        """Let what is being written finish; memtables stay in the log. Raises DiskError."""
+        await self._flusher.close()
+        await self._compactor.close()
+        await self._store.wal.close()
+        for tablet in list(self._tablets):
+            self._store.remove_tablet(tablet)
 
     # -- tablets ------------------------------------------------------------------------------
-
-    async def _edit(self, manifest: Manifest) -> None:
-        await self._disk.replace(MANIFEST, encode_manifest(manifest))
-        self._manifest = manifest
 
     async def create_tablet(self, tablet: int, lo: int, hi: int) -> None:
         """A new empty tablet for rows with lo <= hash < hi, durable on return.
 
         Raises ValueError when there is one of that number, DiskFull, DiskFailed.
         """
-        await self._manifest_lock.run(Deferred.fromCoroutine, self._create_tablet(tablet, lo, hi))
-
-    async def _create_tablet(self, tablet: int, lo: int, hi: int) -> None:
-        if tablet in self._tablets:
+        store = self._store
+        if tablet in store.manifest.tablets:
             raise ValueError(f"there is a tablet {tablet} already")
-        state = TabletState(lo, hi, 0, 0, 0, log_position=self._wal.position)
-        await self._edit(self._manifest.with_tablet(tablet, state))
-        self._store_of(tablet, state)
+        state = TabletState(lo, hi, 0, 0, 0, log_position=store.wal.position)
+        await store.edit(lambda manifest: manifest.with_tablet(tablet, state))
+        store.add_tablet(tablet, state)
 
     async def drop_tablet(self, tablet: int) -> None:
         """Forget a tablet with all its cells, durably. Raises NoSuchTablet, DiskFull, DiskFailed."""
-        await self._manifest_lock.run(Deferred.fromCoroutine, self._drop_tablet(tablet))
+        async with self._sealed(tablet):
+            await self._store.edit(lambda manifest: manifest.with_tablet(tablet, None))
+            self._forget(tablet)
 
-    async def _drop_tablet(self, tablet: int) -> None:
-        self._tablet(tablet)
-        await self._edit(self._manifest.with_tablet(tablet, None))
-        del self._tablets[tablet]
-        self._providers.pop(tablet, None)
+    @asynccontextmanager
+    async def _sealed(self, tablet: int) -> AsyncIterator[TabletStore]:
+        """Take no more entries of a tablet, and have none on their way to the log."""
+        store = self._tablet(tablet)
+        if store.sealed:
+            raise Overloaded(f"tablet {tablet} is being split or dropped")
+        store.sealed = True
+        try:
+            for stalled in self._stalled:
+                if any(entry.tablet == tablet for entry in stalled.entries):
+                    raise Overloaded(f"tablet {tablet} has writes that wait for a flush")
+            await self._store.wal.sync()
+            yield store
+        finally:
+            store.sealed = False
+
+    def _forget(self, tablet: int) -> None:
+        self._store.remove_tablet(tablet)
+        self._flusher.forget(tablet)
+        self._compactor.forget(tablet)
+
+    async def split_tablet(self, tablet: int, at: int, left: int, right: int) -> None:
+        """Replace a tablet by two: rows with hash below `at`, and the others, durably on return.
+
+        The children have the parent's version, configuration and blob, and share its files until they
+        are compacted. All entries have to be committed, and none is taken meanwhile (Overloaded).
+        Raises ValueError for a point outside the tablet or numbers in use; DiskFull, DiskFailed.
+        """
+        async with self._sealed(tablet) as parent:
+            lo, hi = parent.state.lo, parent.state.hi
+            if not lo < at < hi or {left, right} & set(self._tablets) or left == right:
+                raise ValueError(f"tablet {tablet} cannot be split at {at} into {left} and {right}")
+            if parent.prepared != parent.committed:
+                raise ValueError(f"tablet {tablet} has entries that are not committed")
+            parent.check()
+            await self._flusher.request(tablet)
+            await self._store.edit(lambda manifest: manifest.split(tablet, at, left, right))
+            for child in (left, right):
+                self._store.add_tablet(child, self._store.manifest.tablets[child])
+            self._forget(tablet)
+
+    def split_point(self, tablet: int) -> int | None:
+        """The hash that cuts a tablet into two of about equal size; None where there is none.
+
+        That is so when (nearly) all of it is one row.
+        """
+        store = self._tablet(tablet)
+        store.check()
+        return split_point(store)
+
+    def estimate(self, tablet: int) -> Estimate:
+        """About how much a tablet holds, superseded cells included. Raises as reads do."""
+        store = self._tablet(tablet)
+        store.check()
+        return estimate(store)
+
+    def snapshot(self, tablet: int) -> Snapshot:
+        """The committed cells of this moment, to be read for as long as it is not closed."""
+        store = self._tablet(tablet)
+        store.check()
+        return Snapshot(store, self._store.release_table)
 
     def set_meta(self, tablet: int, provider: Callable[[], bytes]) -> None:
-        """Who gives the owner's blob for the checkpoints of `tablet`; see the module."""
+        """Who gives the owner's blob for the checkpoints of `tablet`; see the module.
+
+        Without one, each checkpoint keeps the blob of the one before.
+        """
         self._tablet(tablet)
-        self._providers[tablet] = provider
+        self._flusher.set_meta(tablet, provider)
+
+    def checkpoint(self, tablet: int) -> Deferred[None]:
+        """Flush a tablet now; fires when its checkpoint is durable. Errors: DiskFull, DiskFailed."""
+        try:
+            self._tablet(tablet).check()
+        except PennCloudError:
+            return fail()
+        return self._flusher.request(tablet)
+
+    def compact(self, tablet: int) -> Deferred[None]:
+        """Merge all tables of a tablet into one; fires when that is done."""
+        try:
+            self._tablet(tablet).check()
+        except PennCloudError:
+            return fail()
+        return self._compactor.request(tablet)
 
     def _tablet(self, tablet: int) -> TabletStore:
         store = self._tablets.get(tablet)
@@ -217,46 +282,130 @@ class Engine:
         Errors: NoSuchTablet, TabletDamaged; DiskFull (see the module); DiskFailed (nobody knows what
         was kept: the node has to stop). Raises ValueError for a version out of order.
         """
-        expected: dict[int, int] = {}
         try:
-            for entry in entries:
-                store = self._tablet(entry.tablet)
-                store.check()
-                follows = expected.get(entry.tablet, store.prepared) + 1
-                if entry.version != follows:
-                    raise ValueError(
-                        f"entry {entry.version} of tablet {entry.tablet} where {follows} follows"
-                    )
-                expected[entry.tablet] = follows
-            batch = _Batch(entries, self._wal.append(encode_entries(entries)))
+            expected = self._check(entries)
+            if self._stalled or self._must_wait():
+                return self._stall(entries, expected)
+            return self._write(entries, expected)
         except PennCloudError:
             return fail()
-        for tablet, version in expected.items():
-            self._tablets[tablet].prepared = version
+
+    def _check(self, entries: Sequence[Entry]) -> dict[int, int]:
+        """The last version of each tablet among the entries."""
+        last: dict[int, int] = {}
+        for entry in entries:
+            store = self._tablet(entry.tablet)
+            store.check()
+            if store.sealed:
+                raise Overloaded(f"tablet {entry.tablet} is being split")
+            follows = last.get(entry.tablet, store.prepared) + 1
+            if entry.version != follows:
+                raise ValueError(
+                    f"entry {entry.version} of tablet {entry.tablet} where {follows} follows"
+                )
+            for effect in entry.effects:
+                if len(effect.row) > MAX_NAME_BYTES or len(effect.col) > MAX_NAME_BYTES:
+                    raise ValueError(f"a row or column of more than {MAX_NAME_BYTES} bytes")
+            last[entry.tablet] = follows
+        return last
+
+    def _write(self, entries: Sequence[Entry], last: dict[int, int]) -> Deferred[None]:
+        data = encode_entries(entries)
+        size = sum(map(len, data))
+        batch = Batch(entries, self._store.wal.append(data), size)
+        self._in_flight_bytes += size
+        self._metrics.logged_bytes.inc(size)
+        for tablet, version in last.items():
+            store = self._tablets[tablet]
+            store.prepared = max(store.prepared, version)
         self._in_flight.append(batch)
-        self._wal.sync().addCallbacks(
+        self._store.wal.sync().addCallbacks(
             self._written, self._refused, callbackArgs=(batch,), errbackArgs=(batch,)
         )
         return batch.done
 
-    def _written(self, _ignored: None, batch: _Batch) -> None:
+    def _written(self, _ignored: None, batch: Batch) -> None:
         self._in_flight.remove(batch)
+        self._in_flight_bytes -= batch.size_bytes
         for entry in batch.entries:
             store = self._tablets.get(entry.tablet)
-            if store is not None and entry.version == store.durable + 1:
+            # It may be gone, or be a new one of the same number.
+            if store is not None and batch.position >= store.born:
                 store.add(entry, batch.position)
         batch.done.callback(None)
+        self._resume_stalled()
 
-    def _refused(self, failure: Failure, batch: _Batch) -> None:
+    def _refused(self, failure: Failure, batch: Batch) -> None:
         """All that is under way is void: later batches were built on this one."""
         if batch not in self._in_flight:
             return
-        batches = list(self._in_flight)
+        void = [batch.done for batch in self._in_flight]
         self._in_flight.clear()
+        self._in_flight_bytes = 0
+        self._refuse(void, failure)
+
+    def _refuse(self, void: list[Deferred[None]], failure: Failure) -> None:
+        """Fail `void` and everything that waits behind it for a flush."""
+        void += [stalled.done for stalled in self._stalled]
+        self._stalled.clear()
         for store in self._tablets.values():
             store.prepared = store.durable
-        for void in batches:
-            void.done.errback(failure)
+        for batch in self._in_flight:
+            for entry in batch.entries:
+                if (found := self._tablets.get(entry.tablet)) is not None:
+                    found.prepared = entry.version
+        self._measure()
+        for done in void:
+            done.errback(failure)
+
+    # -- back-pressure ------------------------------------------------------------------------
+
+    def _must_wait(self) -> bool:
+        """Whether memtables have to be flushed before more is taken."""
+        held = self._store.memory_bytes + self._in_flight_bytes
+        return held >= self._options.stall_bytes
+
+    def _stall(self, entries: Sequence[Entry], last: dict[int, int]) -> Deferred[None]:
+        if self._flusher.full:
+            raise DiskFull("no space left, and too much in memory that has to be flushed")
+        if len(self._stalled) >= _MAX_STALLED:
+            raise Overloaded("too many writes wait for a flush")
+        for tablet, version in last.items():
+            self._tablets[tablet].prepared = version
+        stalled = _Stalled(entries)
+        self._stalled.append(stalled)
+        self._metrics.stalls.inc()
+        self._metrics.stalled.set(len(self._stalled))
+        return stalled.done
+
+    def _flushed(self, store: TabletStore) -> None:
+        """A flush has ended, well or not."""
+        if self._flusher.full and self._must_wait():
+            self._refuse([], Failure(DiskFull("no space left for a flush")))
+        self._resume_stalled()
+        self._compactor.check()
+        self._measure()
+
+    def _resume_stalled(self) -> None:
+        while self._stalled and not self._must_wait():
+            stalled = self._stalled.popleft()
+            last = {entry.tablet: entry.version for entry in stalled.entries}
+            try:
+                self._write(stalled.entries, last).chainDeferred(stalled.done)
+            except PennCloudError:
+                stalled.done.errback(Failure())
+
+    def _measure(self) -> None:
+        metrics, store = self._metrics, self._store
+        metrics.memtable_bytes.set(store.memory_bytes)
+        metrics.log_segments.set(store.wal.segments)
+        metrics.tables.set(len(store.tables))
+        metrics.table_bytes.set(sum(table.size_bytes for table in store.tables.values()))
+        metrics.stalled.set(len(self._stalled))
+        metrics.cache_hits.set(store.cache.hits)
+        metrics.cache_misses.set(store.cache.misses)
+
+    # -- committing ---------------------------------------------------------------------------
 
     async def void(self, tablet: int, version: int) -> None:
         """Durably forget the entries of a tablet above `version`, which were never committed.
@@ -266,8 +415,8 @@ class Engine:
         store = self._tablet(tablet)
         if store.prepared != store.durable or version < store.committed:
             raise ValueError(f"entries of tablet {tablet} are being written or are committed")
-        self._wal.append(encode(Void(tablet, version)))
-        await self._wal.sync()
+        self._store.wal.append(encode(Void(tablet, version)))
+        await self._store.wal.sync()
         while store.pending and store.pending[-1].entry.version > version:
             store.pending.pop()
         store.durable = store.prepared = min(store.durable, version)
@@ -278,29 +427,25 @@ class Engine:
         The owner's own state already includes them (`set_meta`). Raises NoSuchTablet, and ValueError
         when `version` is not durable.
         """
-        self._tablet(tablet).commit(version)
+        store = self._store
+        store.memory_bytes += self._tablet(tablet).commit(version)
+        self._flusher.committed(self._tablets[tablet])
 
     # -- reading ------------------------------------------------------------------------------
 
     def get(self, tablet: int, row: bytes, col: bytes) -> StoredCell | None:
         """The committed cell. Raises NoSuchTablet, TabletDamaged, as all reads do."""
-        store = self._tablet(tablet)
-        store.check()
-        return store.get(row, col)
+        return self._tablet(tablet).get(row, col)
 
     def scan(
         self, tablet: int, row: bytes, start: bytes = b"", stop: bytes = b"", reverse: bool = False
     ) -> Iterator[ScannedCell]:
         """Cells of a row with start <= column < stop (empty: to the end), in order or in reverse."""
-        store = self._tablet(tablet)
-        store.check()
-        return store.scan(row, start, stop, reverse)
+        return self._tablet(tablet).scan(row, start, stop, reverse)
 
     def scan_tablet(self, tablet: int, row: bytes = b"", col: bytes = b"") -> Iterator[ScannedCell]:
         """Cells from (row, col) on, in the order of `keys`: hash of the row, row, column.
 
         An empty row begins at the first cell. The next page starts at (row, col + b"\\0") of the last.
         """
-        store = self._tablet(tablet)
-        store.check()
-        return store.scan_from(row, col)
+        return self._tablet(tablet).scan_from(row, col)

@@ -40,3 +40,10 @@ class NoSuchTablet(PennCloudError):
     def __init__(self, tablet: int) -> None:
         super().__init__(f"there is no tablet {tablet} here")
         self.tablet = tablet
+
+
+class TableDamaged(PennCloudError):
+    """A table file is missing or not what was written. Tablets turn this into TabletDamaged."""
+
+    def __init__(self, path: str, offset: int, reason: str) -> None:
+        super().__init__(f"{path}: {reason} (offset {offset})")

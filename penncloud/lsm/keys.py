@@ -19,6 +19,10 @@ import mmh3
 _END: Final = b"\x00\x01"
 _AFTER_END: Final = b"\x00\x02"
 HASH_SPACE: Final = 2**32
+# A row or a column, in bytes: far above the limits of the wire, and a key's length fits two bytes.
+MAX_NAME_BYTES: Final = 16 * 1024
+# Above every key: as `last` it means to the end.
+ABOVE_ALL: Final = b"\xff" * 2**16
 
 
 def row_hash(row: bytes) -> int:
@@ -52,7 +56,7 @@ def row_interval(row: bytes, start: bytes, stop: bytes) -> tuple[bytes, bytes]:
 
 def hash_key(value: int) -> bytes:
     """The smallest key of rows whose hash is at least `value`; for HASH_SPACE: above every key."""
-    return value.to_bytes(4, "big") if value < HASH_SPACE else b"\xff" * 5
+    return value.to_bytes(4, "big") if value < HASH_SPACE else ABOVE_ALL
 
 
 def hash_of(key: bytes) -> int:

@@ -64,10 +64,21 @@ class Manifest(msgspec.Struct, frozen=True):
             tablets[tablet] = state
         return msgspec.structs.replace(self, tablets=tablets)
 
-    def files(self) -> set[int]:
-        """Numbers of all files that are needed."""
-        needed = {ref.file for state in self.tablets.values() for ref in state.tables}
-        return needed | {state.meta for state in self.tablets.values() if state.meta}
+    def split(self, tablet: int, at: int, left: int, right: int) -> Manifest:
+        """The manifest with a tablet replaced by two that share its files, cut at a hash."""
+        tablets = dict(self.tablets)
+        parent = tablets.pop(tablet)
+        tablets[left] = msgspec.structs.replace(parent, hi=at)
+        tablets[right] = msgspec.structs.replace(parent, lo=at)
+        return msgspec.structs.replace(self, tablets=tablets)
+
+    def tables(self) -> set[int]:
+        """Numbers of the table files that are needed."""
+        return {ref.file for state in self.tablets.values() for ref in state.tables}
+
+    def metas(self) -> set[int]:
+        """Numbers of the meta files that are needed."""
+        return {state.meta for state in self.tablets.values() if state.meta}
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -90,7 +90,3 @@ class Memtable:
         keys: Iterable[bytes] = self._order.irange(first, last, (True, False), reverse)
         for key in keys:
             yield key, slots[key]
-
-    def sorted_keys(self) -> list[bytes]:
-        """All keys in order, for a flush (sorting once is quicker than keeping order)."""
-        return sorted(self._slots)

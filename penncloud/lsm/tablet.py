@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge as heap_merge
 from typing import Protocol
 
 import msgspec
 from attrs import define, field
 
+from penncloud.lsm.bloom import digest_of
 from penncloud.lsm.entry import Entry
-from penncloud.lsm.errors import TabletDamaged
+from penncloud.lsm.errors import TableDamaged, TabletDamaged
 from penncloud.lsm.keys import hash_key, pack, row_interval, unpack
 from penncloud.lsm.manifest import TabletState
-from penncloud.lsm.memtable import Memtable, Slot, StoredCell, Tombstone
+from penncloud.lsm.memtable import Memtable, Slot, StoredCell
+from penncloud.lsm.table import Table
+from penncloud.platform.errors import PennCloudError
 
 
 class Source(Protocol):
     """Something with slots by key: a memtable or a table."""
-
-    def get(self, key: bytes) -> Slot | None: ...
 
     def scan(
         self, first: bytes, last: bytes, reverse: bool = False
@@ -75,6 +76,9 @@ class TabletStore:
 
     tablet: int
     state: TabletState
+    # Why the tablet is not to be used any more; and who is told when that is found out.
+    damaged: str
+    on_damage: Callable[[TabletStore, str], None]
     active: Memtable
     # Version of the last committed entry, and the configuration it was decided in.
     committed: int
@@ -85,12 +89,40 @@ class TabletStore:
     pending: deque[Pending] = field(factory=deque)
     # Being flushed, newest first.
     frozen: list[Memtable] = field(factory=list)
-    tables: list[Source] = field(factory=list)
+    tables: list[Table] = field(factory=list)
+    # Entries committed since the last flush began.
+    unflushed: int = 0
+    # Set while the tablet is being split: nothing is appended.
+    sealed: bool = False
+
+    @classmethod
+    def of(
+        cls, tablet: int, state: TabletState, on_damage: Callable[[TabletStore, str], None]
+    ) -> TabletStore:
+        """A tablet as its last checkpoint left it, without its tables."""
+        version = state.version
+        return cls(
+            tablet,
+            state,
+            state.damaged,
+            on_damage,
+            Memtable(state.log_position),
+            version,
+            state.entry_cfg,
+            durable=version,
+            prepared=version,
+        )
 
     def check(self) -> None:
         """Raise TabletDamaged unless the tablet can be trusted."""
-        if self.state.damaged:
-            raise TabletDamaged(self.tablet, self.state.damaged)
+        if self.damaged:
+            raise TabletDamaged(self.tablet, self.damaged)
+
+    def damage(self, error: PennCloudError) -> TabletDamaged:
+        """Something of the tablet cannot be read: what to raise."""
+        if not self.damaged:
+            self.on_damage(self, str(error))
+        return TabletDamaged(self.tablet, self.damaged)
 
     @property
     def memory_bytes(self) -> int:
@@ -100,27 +132,41 @@ class TabletStore:
     @property
     def needed_from(self) -> int | None:
         """Log position of the oldest entry that no table holds yet; None: there is none."""
-        if self.frozen:
-            return self.frozen[-1].log_position
+        return self.frozen[-1].log_position if self.frozen else self.needed_behind_frozen
+
+    @property
+    def needed_behind_frozen(self) -> int | None:
+        """The same as if the frozen memtables had been flushed."""
         if self.active.entries:
             return self.active.log_position
         return self.pending[0].position if self.pending else None
 
     @property
-    def sources(self) -> list[Source]:
-        """Newest first."""
-        return [self.active, *self.frozen, *self.tables]
+    def busy(self) -> bool:
+        """Whether entries are on their way that are not committed."""
+        return self.prepared != self.committed
+
+    def freeze(self) -> None:
+        """Begin a new memtable; the old one is not changed any more."""
+        if self.active.entries:
+            self.frozen.insert(0, self.active)
+            self.active = Memtable(self.active.log_position)
 
     def add(self, entry: Entry, position: int) -> None:
         """An entry has become durable."""
         self.pending.append(Pending(entry, position))
         self.durable = entry.version
 
+    @property
+    def born(self) -> int:
+        """No entry of this tablet is at a lower log position."""
+        return self.state.log_position
+
     def commit(self, version: int) -> int:
-        """Let durable entries up to `version` into the memtable; returns how many."""
+        """Let durable entries up to `version` into the memtable; returns by how many bytes it grew."""
         if version > self.durable:
             raise ValueError(f"version {version} of tablet {self.tablet} is not durable")
-        count = 0
+        before = self.active.size_bytes
         while self.pending and self.pending[0].entry.version <= version:
             pending = self.pending.popleft()
             if not self.active.entries:
@@ -128,32 +174,63 @@ class TabletStore:
             self.active.apply(pending.entry)
             self.committed = pending.entry.version
             self.committed_cfg = pending.entry.entry_cfg
-            count += 1
-        return count
+            self.unflushed += 1
+        return self.active.size_bytes - before
 
     def get(self, row: bytes, col: bytes) -> StoredCell | None:
         """The committed cell."""
+        self.check()
         key = pack(row, col)
         slot = self.active.get(key)
         if slot is None:
-            for source in (*self.frozen, *self.tables):
-                slot = source.get(key)
-                if slot is not None:
-                    break
+            slot = get_slot(self.frozen, self.tables, key, self)
         return slot if isinstance(slot, StoredCell) else None
 
     def scan(self, row: bytes, start: bytes, stop: bytes, reverse: bool) -> Iterator[ScannedCell]:
         """Cells of a row with start <= column < stop (empty: to the end)."""
-        first, last = row_interval(row, start, stop)
-        return self._cells(first, last, reverse)
+        self.check()
+        return scan_cells(self.sources, *row_interval(row, start, stop), reverse, self)
 
     def scan_from(self, row: bytes, col: bytes) -> Iterator[ScannedCell]:
         """Cells of the tablet from (row, col) on, in the order of keys."""
+        self.check()
         first = max(pack(row, col), hash_key(self.state.lo)) if row else hash_key(self.state.lo)
-        return self._cells(first, hash_key(self.state.hi), False)
+        return scan_cells(self.sources, first, hash_key(self.state.hi), False, self)
 
-    def _cells(self, first: bytes, last: bytes, reverse: bool) -> Iterator[ScannedCell]:
-        for key, slot in merge(self.sources, first, last, reverse):
-            if not isinstance(slot, Tombstone):
+    @property
+    def sources(self) -> list[Source]:
+        """Newest first."""
+        return [self.active, *self.frozen, *self.tables]
+
+
+def get_slot(
+    memtables: Sequence[Memtable], tables: Sequence[Table], key: bytes, owner: TabletStore
+) -> Slot | None:
+    """The newest slot of a key in memtables, then tables. Raises TabletDamaged."""
+    for memtable in memtables:
+        slot = memtable.get(key)
+        if slot is not None:
+            return slot
+    if tables:
+        digest = digest_of(key)
+        try:
+            for table in tables:
+                slot = table.get(key, digest)
+                if slot is not None:
+                    return slot
+        except TableDamaged as error:
+            raise owner.damage(error) from error
+    return None
+
+
+def scan_cells(
+    sources: Sequence[Source], first: bytes, last: bytes, reverse: bool, owner: TabletStore
+) -> Iterator[ScannedCell]:
+    """Cells in [first, last). Raises TabletDamaged."""
+    try:
+        for key, slot in merge(sources, first, last, reverse):
+            if isinstance(slot, StoredCell):
                 row, col = unpack(key)
                 yield ScannedCell(row, col, slot.version, slot.value)
+    except TableDamaged as error:
+        raise owner.damage(error) from error

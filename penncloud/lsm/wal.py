@@ -182,6 +182,11 @@ class WriteAheadLog:
         return self._end()
 
     @property
+    def active_from(self) -> int:
+        """The first position of the segment that is appended to."""
+        return self._segments[-1] << 32
+
+    @property
     def segments(self) -> int:
         """Number of segment files in use."""
         return len(self._segments)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from penncloud.lsm.engine import MANIFEST
 from penncloud.lsm.errors import NewerFormat, NoSuchTablet, StoreDamaged, TabletDamaged
 from penncloud.lsm.keys import HASH_SPACE
 from penncloud.lsm.memtable import StoredCell
 from penncloud.lsm.record import encode
+from penncloud.lsm.store import MANIFEST
 from penncloud.platform.errors import DiskFailed, DiskFull
 from penncloud.platform.memory_disk import Fault
 from tests.lsm.machine import Machine, delete, put

@@ -1,0 +1,54 @@
+"""A cache of decoded blocks with a bound in bytes; the least recently used go first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Protocol, TypeVar
+
+
+class Sized(Protocol):
+    @property
+    def size_bytes(self) -> int: ...
+
+
+_S = TypeVar("_S", bound=Sized)
+
+
+class BlockCache:
+    """Keys are (number of the table, offset in it)."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._items: OrderedDict[tuple[int, int], Sized] = OrderedDict()
+        self.size_bytes = 0
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, key: tuple[int, int], kind: type[_S]) -> _S | None:
+        item = self._items.get(key)
+        if item is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._items.move_to_end(key)
+        assert isinstance(item, kind)
+        return item
+
+    def put(self, key: tuple[int, int], item: Sized) -> None:
+        """Keep an item, unless it is so large that it would push everything else out.
+
+        Large values are therefore read from the file each time: the system caches that.
+        """
+        size = item.size_bytes
+        if size * 64 > self._limit_bytes or key in self._items:
+            return
+        self._items[key] = item
+        self.size_bytes += size
+        while self.size_bytes > self._limit_bytes:
+            _key, gone = self._items.popitem(last=False)
+            self.size_bytes -= gone.size_bytes
+
+    def forget(self, table: int) -> None:
+        """Drop everything of one table."""
+        for key in [key for key in self._items if key[0] == table]:
+            self.size_bytes -= self._items.pop(key).size_bytes

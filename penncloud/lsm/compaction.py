@@ -1,0 +1,218 @@
+"""Compaction: several tables of a tablet become one, so that reads have few to look into.
+
+Theory of operation
+    Size-tiered ("universal"): the tables of a tablet are ordered by age, and a run of neighbours of
+    similar size is merged into one. A cell is so written again about once per doubling of its tablet,
+    and a tablet has a number of tables that grows with the logarithm of its size. Levels would bound
+    the space that superseded cells take more tightly, at several times the writing; but tablets are
+    split at 50 MB, so that a whole one is merged in a second or two, and space is bounded by merging
+    everything once the newer tables together are as large as the oldest.
+
+    A tombstone may go when the merge includes the oldest table, as nothing below is left to hide.
+
+    One compaction runs at a time. Its output is named by the manifest in one step with the removal of
+    its inputs: killed at any point, it has either not happened, or happened. Reads and snapshots that
+    began on the inputs keep them open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from penncloud.lsm.building import build_table
+from penncloud.lsm.errors import NoSuchTablet, TableDamaged
+from penncloud.lsm.keys import hash_key
+from penncloud.lsm.manifest import Manifest
+from penncloud.lsm.memtable import Slot, Tombstone
+from penncloud.lsm.store import Store, reference
+from penncloud.lsm.tablet import TabletStore, merge
+from penncloud.platform.errors import DiskFailed
+
+# Fewest tables worth merging, and how many a tablet may have before any are merged.
+_RUN: Final = 4
+MAX_TABLES: Final = 12
+# A table joins a run when it is at most so many times as large as all newer ones in it.
+_RATIO: Final = 1.5
+_RETRY_S: Final = 5.0
+
+
+def pick(sizes: Sequence[int]) -> tuple[int, int] | None:
+    """Which tables to merge, as indexes [start, end); `sizes` in bytes, newest first."""
+    count = len(sizes)
+    if count < _RUN:
+        return None
+    if sum(sizes[:-1]) >= sizes[-1]:
+        return 0, count
+    for start in range(count - _RUN + 1):
+        end, total = start + 1, sizes[start]
+        while end < count and sizes[end] <= total * _RATIO:
+            total += sizes[end]
+            end += 1
+        if end - start >= _RUN:
+            return start, end
+    if count <= MAX_TABLES:
+        return None
+    # No similar neighbours: the cheapest run of them.
+    start = min(range(count - _RUN + 1), key=lambda first: sum(sizes[first : first + _RUN]))
+    return start, start + _RUN
+
+
+def surviving(
+    cells: Iterator[tuple[bytes, Slot]], drop_tombstones: bool
+) -> Iterator[tuple[bytes, Slot]]:
+    """What a merge writes."""
+    if not drop_tombstones:
+        return cells
+    return (cell for cell in cells if not isinstance(cell[1], Tombstone))
+
+
+class Compactor:
+    """Compacts one tablet at a time, where `pick` says so or somebody asks."""
+
+    _log = Logger()
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._running = False
+        self._closed = False
+        self._retry: IDelayedCall | None = None
+        self._wanted: dict[int, list[Deferred[None]]] = {}
+        self._idle: list[Deferred[None]] = []
+
+    def request(self, tablet: int) -> Deferred[None]:
+        """Merge all tables of a tablet; fires when it is done."""
+        waiter: Deferred[None] = Deferred()
+        self._wanted.setdefault(tablet, []).append(waiter)
+        self.check()
+        return waiter
+
+    def forget(self, tablet: int) -> None:
+        """The tablet has been dropped."""
+        for waiter in self._wanted.pop(tablet, []):
+            waiter.errback(NoSuchTablet(tablet))
+
+    def check(self) -> None:
+        """Start a compaction, in a turn of its own, if one is due."""
+        if self._running or self._closed or self._retry is not None:
+            return
+        if self._choose() is not None:
+            self._running = True
+            self._store.clock.callLater(0, self._start)
+
+    def _choose(self) -> tuple[TabletStore, int, int] | None:
+        for tablet in self._wanted:
+            found = self._store.tablets[tablet]
+            return found, 0, len(found.tables)
+        best: tuple[TabletStore, int, int] | None = None
+        for tablet_store in self._store.tablets.values():
+            if tablet_store.damaged:
+                continue
+            run = pick([table.size_bytes for table in tablet_store.tables])
+            if run and (best is None or len(tablet_store.tables) > len(best[0].tables)):
+                best = (tablet_store, *run)
+        return best
+
+    def _start(self) -> None:
+        chosen = None if self._closed else self._choose()
+        if chosen is None:
+            self._finish()
+            return
+        tablet, start, end = chosen
+        waiters = self._wanted.pop(tablet.tablet, [])
+        d = Deferred.fromCoroutine(self._compact(tablet, start, end))
+        d.addCallbacks(
+            self._compacted, self._failed, callbackArgs=(waiters,), errbackArgs=(tablet, waiters)
+        )
+
+    def _compacted(self, _ignored: None, waiters: list[Deferred[None]]) -> None:
+        self._finish()
+        for waiter in waiters:
+            waiter.callback(None)
+
+    def _failed(self, failure: Failure, tablet: TabletStore, waiters: list[Deferred[None]]) -> None:
+        if isinstance(failure.value, TableDamaged):
+            tablet.damage(failure.value)
+        elif not failure.check(DiskFailed, NoSuchTablet):
+            self._log.warn(
+                "Tablet {tablet} cannot be compacted now: {error}",
+                tablet=tablet.tablet,
+                error=failure.getErrorMessage(),
+            )
+            if not self._closed:
+                self._retry = self._store.clock.callLater(_RETRY_S, self._try_again)
+        self._finish()
+        for waiter in waiters:
+            waiter.errback(failure)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.check()
+
+    def _finish(self) -> None:
+        self._running = False
+        self.check()
+        if not self._running:
+            idle, self._idle = self._idle, []
+            for waiter in idle:
+                waiter.callback(None)
+
+    async def _compact(self, tablet: TabletStore, start: int, end: int) -> None:
+        """Merge tables [start, end) of a tablet, which stay as they are until the manifest changes."""
+        store = self._store
+        inputs = [table.retain() for table in tablet.tables[start:end]]
+        try:
+            if not inputs:
+                return
+            oldest = end == len(tablet.tables)
+            low, high = hash_key(tablet.state.lo), hash_key(tablet.state.hi)
+            cells = surviving(merge(inputs, low, high), drop_tombstones=oldest)
+            at_most = sum(table.properties.cells for table in inputs)
+            output = await build_table(store, cells, at_most)
+            replaced = {table.number for table in inputs}
+
+            def change(manifest: Manifest) -> Manifest:
+                state = manifest.tablets.get(tablet.tablet)
+                if state is None or not replaced <= {ref.file for ref in state.tables}:
+                    raise NoSuchTablet(tablet.tablet)
+                first = next(n for n, ref in enumerate(state.tables) if ref.file in replaced)
+                kept = [ref for ref in state.tables if ref.file not in replaced]
+                if output is not None:
+                    kept.insert(first, reference(output))
+                new = msgspec.structs.replace(state, tables=tuple(kept))
+                return manifest.with_tablet(tablet.tablet, new)
+
+            try:
+                await store.edit(change)
+            except BaseException:
+                if output is not None:
+                    store.release_table(output)
+                    store.discard(output.path)
+                raise
+            first = tablet.tables.index(inputs[0])
+            tablet.tables[first : first + len(inputs)] = [] if output is None else [output]
+            for table in inputs:
+                store.release_table(table)
+            if output is not None:
+                store.metrics.compacted_bytes.inc(output.size_bytes)
+        finally:
+            for table in inputs:
+                store.release_table(table)
+
+    def close(self) -> Deferred[None]:
+        """Begin no more compactions; fire when the one under way has ended."""
+        self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        ended: Deferred[None] = Deferred()
+        self._idle.append(ended)
+        if not self._running:
+            self._finish()
+        return ended

@@ -1,0 +1,256 @@
+"""What the parts of the engine share: the disk, the log, the manifest, the open tablets and tables."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+
+from penncloud.lsm.cache import BlockCache
+from penncloud.lsm.entry import Entry
+from penncloud.lsm.errors import NewerFormat, StoreDamaged, TableDamaged
+from penncloud.lsm.manifest import Manifest, TableRef, TabletState, decode_manifest, encode_manifest
+from penncloud.lsm.metrics import EngineMetrics
+from penncloud.lsm.options import EngineOptions
+from penncloud.lsm.record import decode, encode
+from penncloud.lsm.table import Table
+from penncloud.lsm.tablet import TabletStore
+from penncloud.lsm.wal import WriteAheadLog
+from penncloud.platform.disk import Disk
+from penncloud.platform.environment import Environment
+from penncloud.platform.errors import DiskError
+
+ROOT: Final = "lsm"
+MANIFEST: Final = f"{ROOT}/MANIFEST"
+LOG: Final = f"{ROOT}/log"
+TABLES: Final = f"{ROOT}/tables"
+
+
+@define(eq=False)
+class Batch:
+    """Entries handed to the log together; nothing of them is below `position` in it."""
+
+    entries: Sequence[Entry]
+    position: int
+    size_bytes: int
+    done: Deferred[None] = field(factory=Deferred)
+
+
+def table_path(number: int) -> str:
+    return f"{TABLES}/{number:08x}.table"
+
+
+def meta_path(number: int) -> str:
+    return f"{TABLES}/{number:08x}.meta"
+
+
+class Store:
+    """One server's engine directory, opened."""
+
+    log = Logger()
+
+    def __init__(
+        self, disk: Disk, environment: Environment, options: EngineOptions, metrics: EngineMetrics
+    ) -> None:
+        self.disk = disk
+        self.clock: Any = environment.reactor
+        self.options = options
+        self.metrics = metrics
+        self.wal = WriteAheadLog(disk, LOG, self.clock, options.segment_bytes)
+        self.manifest = Manifest()
+        self.tablets: dict[int, TabletStore] = {}
+        self.tables: dict[int, Table] = {}
+        self.cache = BlockCache(options.block_cache_bytes)
+        self.in_flight: deque[Batch] = deque()
+        # All memtables, active and frozen.
+        self.memory_bytes = 0
+        self._entropy = environment.entropy
+        self._lock = DeferredLock()
+        self._next_file = 1
+
+    # -- manifest -----------------------------------------------------------------------------
+
+    async def read_manifest(self) -> None:
+        """Read it, or begin with an empty one in an empty directory. Raises StoreDamaged."""
+        disk = self.disk
+        if disk.exists(MANIFEST):
+            self.manifest = decode_manifest(disk.read(MANIFEST), MANIFEST)
+            self._next_file = self.manifest.next_file
+            self._remove_strays()
+            return
+        if disk.listdir(LOG) or disk.listdir(TABLES):
+            raise StoreDamaged(f"{MANIFEST}: missing, although there are other files of the engine")
+        disk.makedirs(LOG)
+        disk.makedirs(TABLES)
+        await disk.sync_dir("")
+        await disk.replace(MANIFEST, encode_manifest(self.manifest))
+
+    def _remove_strays(self) -> None:
+        """Remove what an interrupted flush or compaction left."""
+        needed = {table_path(ref) for ref in self.manifest.tables()}
+        needed |= {meta_path(number) for number in self.manifest.metas()}
+        for name in self.disk.listdir(TABLES):
+            if f"{TABLES}/{name}" not in needed:
+                self.discard(f"{TABLES}/{name}")
+
+    async def edit(
+        self, change: Callable[[Manifest], Manifest], flushed: TabletStore | None = None
+    ) -> None:
+        """Durably change the manifest; then tablets have their new states and old files are gone.
+
+        `change` gets the newest manifest, and may raise. `flushed` is the tablet whose frozen memtables
+        the change makes superfluous. Raises DiskFull (nothing has changed), DiskFailed.
+        """
+        await self._lock.acquire()
+        try:
+            old = self.manifest
+            new = msgspec.structs.replace(
+                change(old),
+                next_file=self._next_file,
+                log_from=self.wal.floor(self._needed_from(flushed)),
+            )
+            await self.disk.replace(MANIFEST, encode_manifest(new))
+            self.manifest = new
+            for tablet, store in self.tablets.items():
+                store.state = new.tablets.get(tablet, store.state)
+            self.wal.remove_before(new.log_from << 32)
+            for number in old.tables() - new.tables():
+                self.discard(table_path(number))
+            for number in old.metas() - new.metas():
+                self.discard(meta_path(number))
+        finally:
+            self._lock.release()
+
+    def _needed_from(self, flushed: TabletStore | None) -> int:
+        """Log position below which no tablet needs anything."""
+        needed = [self.wal.position]
+        if self.in_flight:
+            needed.append(self.in_flight[0].position)
+        for store in self.tablets.values():
+            if store.damaged:
+                # What is left of it is of no use to anybody, and must not keep the log for ever.
+                continue
+            position = store.needed_behind_frozen if store is flushed else store.needed_from
+            if position is not None:
+                needed.append(position)
+        return min(needed)
+
+    def position_after(self, store: TabletStore) -> int:
+        """Log position at or above which all entries of a tablet stand that are not committed yet."""
+        if store.pending:
+            return store.pending[0].position
+        return self.in_flight[0].position if self.in_flight else self.wal.position
+
+    # -- files --------------------------------------------------------------------------------
+
+    def discard(self, path: str) -> None:
+        """Remove a file that nothing needs; if that fails, the next start does it."""
+        try:
+            self.disk.remove(path)
+        except DiskError as error:
+            self.log.warn("{path} is left over: {error}", path=path, error=error)
+
+    def new_file(self) -> int:
+        """A number for a new table or meta file."""
+        number, self._next_file = self._next_file, self._next_file + 1
+        return number
+
+    def salt(self) -> int:
+        return int.from_bytes(self._entropy(8), "little")
+
+    def open_table(self, number: int) -> Table:
+        """A table, opened once and shared. Raises TableDamaged, NewerFormat."""
+        table = self.tables.get(number)
+        if table is None:
+            table = Table(self.disk, table_path(number), number, self.cache)
+            self.tables[number] = table
+            return table
+        return table.retain()
+
+    def release_table(self, table: Table) -> None:
+        if table.release():
+            self.tables.pop(table.number, None)
+
+    async def write_meta(self, blob: bytes) -> int:
+        """Store the owner's blob, durably with its name; returns the number of the file."""
+        if not blob:
+            return 0
+        number = self.new_file()
+        file = self.disk.create(meta_path(number))
+        try:
+            file.append(encode([blob], 0, 0))
+            await file.sync()
+            await self.disk.sync_dir(TABLES)
+        except BaseException:
+            self.discard(meta_path(number))
+            raise
+        finally:
+            file.close().addErrback(lambda failure: failure.trap(DiskError))
+        return number
+
+    def read_meta(self, number: int) -> bytes:
+        """The reverse. Raises TableDamaged."""
+        if not number:
+            return b""
+        path = meta_path(number)
+        try:
+            data = self.disk.read(path)
+        except FileNotFoundError:
+            raise TableDamaged(path, 0, "missing") from None
+        except DiskError as error:
+            raise TableDamaged(path, 0, str(error)) from error
+        record = decode(data, 0, 0)
+        if record is None or record.end != len(data):
+            raise TableDamaged(path, 0, "the checksum does not match")
+        return record.payload
+
+    # -- tablets ------------------------------------------------------------------------------
+
+    def add_tablet(self, tablet: int, state: TabletState) -> TabletStore:
+        """Open a tablet of the manifest. Where a file is damaged, so is the tablet."""
+        store = TabletStore.of(tablet, state, self._on_damage)
+        self.tablets[tablet] = store
+        try:
+            for ref in state.tables:
+                store.tables.append(self.open_table(ref.file))
+        except (TableDamaged, NewerFormat) as error:
+            if not store.damaged:
+                self._on_damage(store, str(error))
+        return store
+
+    def remove_tablet(self, tablet: int) -> None:
+        """Forget a tablet that the manifest no longer has."""
+        for table in self.tablets.pop(tablet).tables:
+            self.release_table(table)
+        self.recount()
+
+    def _on_damage(self, store: TabletStore, reason: str) -> None:
+        """Report damage, and remember it in the manifest."""
+        store.damaged = reason
+        self.metrics.damaged.set(sum(bool(other.damaged) for other in self.tablets.values()))
+        self.log.critical(
+            "Tablet {tablet} is damaged: {reason}", tablet=store.tablet, reason=reason
+        )
+
+        def note(manifest: Manifest) -> Manifest:
+            state = manifest.tablets.get(store.tablet)
+            if state is None:
+                return manifest
+            damaged = msgspec.structs.replace(state, damaged=reason)
+            return manifest.with_tablet(store.tablet, damaged)
+
+        # Not remembered on a full disk: it will be found again.
+        Deferred.fromCoroutine(self.edit(note)).addErrback(lambda failure: failure.trap(DiskError))
+
+    def recount(self) -> None:
+        """Add up the memtables anew; commits only add to `memory_bytes`."""
+        self.memory_bytes = sum(store.memory_bytes for store in self.tablets.values())
+
+
+def reference(table: Table) -> TableRef:
+    return TableRef(table.number, table.size_bytes, table.properties.cells)

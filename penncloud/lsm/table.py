@@ -1,0 +1,229 @@
+"""Table files (SSTables): immutable, sorted by key, with an index and a Bloom filter.
+
+Format (blocks and their trailers: see `block`; integers little-endian)
+
+    data blocks
+    filter      content: see `bloom`; with a trailer
+    index       a block: for each data block a cell with the block's first key, version 0, and as value
+                8 bytes offset and 4 bytes length in the file, trailer included
+    properties  content: msgpack map of `Properties`; with a trailer
+    footer      72 bytes: b"PCTABLE1"; format version (4 bytes), 1; salt (8); then for filter, index and
+                properties: offset (8) and length (8), trailer included; CRC32C of the 68 bytes before
+
+Values are not cut: a block holds at least one whole cell, however large.
+
+Filter and index are read when they are first needed and live in the block cache like data blocks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from struct import Struct
+from typing import Final
+
+import google_crc32c
+import msgspec
+
+from penncloud.lsm.block import Block, unseal
+from penncloud.lsm.bloom import digest_of, may_contain
+from penncloud.lsm.cache import BlockCache
+from penncloud.lsm.errors import NewerFormat, TableDamaged
+from penncloud.lsm.memtable import Slot, StoredCell
+from penncloud.platform.disk import Disk, ReadFile
+from penncloud.platform.errors import DiskError
+
+MAGIC: Final = b"PCTABLE1"
+FORMAT_VERSION: Final = 1
+FOOTER: Final = Struct("<8sIQ6Q")
+FOOTER_CRC: Final = Struct("<I")
+FOOTER_BYTES: Final = FOOTER.size + FOOTER_CRC.size
+BLOCK_AT: Final = Struct("<QI")
+
+
+class Properties(msgspec.Struct, frozen=True):
+    """What is known of a table as a whole. `data_bytes`: keys and values, before compression."""
+
+    cells: int
+    tombstones: int
+    data_bytes: int
+    first_key: bytes
+    last_key: bytes
+
+
+class _Filter:
+    __slots__ = ("size_bytes", "words")
+
+    def __init__(self, words: bytes) -> None:
+        self.words = words
+        self.size_bytes = len(words)
+
+
+class _Index:
+    """First keys of the data blocks, and where the blocks are."""
+
+    __slots__ = ("keys", "places", "size_bytes")
+
+    def __init__(self, block: Block, path: str, offset: int) -> None:
+        self.keys = [block.key(number) for number in range(len(block))]
+        self.places: list[tuple[int, int]] = []
+        for number in range(len(block)):
+            slot = block.slot(number)
+            if not isinstance(slot, StoredCell) or len(slot.value) != BLOCK_AT.size:
+                raise TableDamaged(path, offset, "the index is none")
+            self.places.append(BLOCK_AT.unpack(slot.value))
+        self.size_bytes = 200 + sum(150 + len(key) for key in self.keys)
+
+
+class Table:
+    """One table file opened for reading; `number` names it in the cache.
+
+    All reads raise TableDamaged for what is not as it was written or cannot be read.
+    """
+
+    def __init__(self, disk: Disk, path: str, number: int, cache: BlockCache) -> None:
+        """Open the file and check its footer and properties. Raises NewerFormat, TableDamaged."""
+        self.path = path
+        self.number = number
+        self._cache = cache
+        self._references = 1
+        try:
+            self.file: ReadFile = disk.open_read(path)
+        except FileNotFoundError:
+            raise TableDamaged(path, 0, "missing") from None
+        except DiskError as error:
+            raise TableDamaged(path, 0, str(error)) from error
+        try:
+            self._read_footer()
+        except (TableDamaged, NewerFormat):
+            self.file.close()
+            raise
+
+    def _read_footer(self) -> None:
+        self.size_bytes = self.file.size_bytes
+        start = self.size_bytes - FOOTER_BYTES
+        data = self._pread(start, FOOTER_BYTES) if start >= 0 else b""
+        if len(data) != FOOTER_BYTES or data[: len(MAGIC)] != MAGIC:
+            raise TableDamaged(self.path, max(0, start), "not a table, or cut off")
+        if google_crc32c.value(data[: FOOTER.size]) != FOOTER_CRC.unpack_from(data, FOOTER.size)[0]:
+            raise TableDamaged(self.path, start, "the checksum does not match")
+        _magic, version, self._salt, *places = FOOTER.unpack_from(data)
+        if version > FORMAT_VERSION:
+            raise NewerFormat(
+                f"{self.path}: has format version {version}, "
+                f"this program knows up to {FORMAT_VERSION}"
+            )
+        self._filter_at = (places[0], places[1])
+        self._index_at = (places[2], places[3])
+        self.properties = msgspec.msgpack.decode(
+            self._content(places[4], places[5]), type=Properties
+        )
+
+    # -- reading blocks -----------------------------------------------------------------------
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        try:
+            return self.file.pread(offset, size)
+        except DiskError as error:
+            raise TableDamaged(self.path, offset, str(error)) from error
+
+    def _content(self, offset: int, size: int) -> bytes:
+        return unseal(self._pread(offset, size), self._salt, offset, self.path)
+
+    def _block(self, place: tuple[int, int]) -> Block:
+        block = self._cache.get((self.number, place[0]), Block)
+        if block is None:
+            block = Block(self._content(*place))
+            self._cache.put((self.number, place[0]), block)
+        return block
+
+    def _index(self) -> _Index:
+        index = self._cache.get((self.number, self._index_at[0]), _Index)
+        if index is None:
+            block = Block(self._content(*self._index_at))
+            index = _Index(block, self.path, self._index_at[0])
+            self._cache.put((self.number, self._index_at[0]), index)
+        return index
+
+    def _filter(self) -> _Filter:
+        found = self._cache.get((self.number, self._filter_at[0]), _Filter)
+        if found is None:
+            found = _Filter(self._content(*self._filter_at))
+            self._cache.put((self.number, self._filter_at[0]), found)
+        return found
+
+    # -- reading cells ------------------------------------------------------------------------
+
+    def get(self, key: bytes, digest: int) -> Slot | None:
+        """The slot of a key, if the table has one; `digest` is the key's, see `bloom`."""
+        if not may_contain(self._filter().words, digest):
+            return None
+        index = self._index()
+        number = bisect_right(index.keys, key) - 1
+        return self._block(index.places[number]).get(key) if number >= 0 else None
+
+    def scan(
+        self, first: bytes, last: bytes, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Slot]]:
+        """Slots with first <= key < last, in order or in reverse."""
+        if last <= self.properties.first_key or first > self.properties.last_key:
+            return
+        index = self._index()
+        numbers = range(max(0, bisect_right(index.keys, first) - 1), len(index.keys))
+        if reverse:
+            for number in reversed(numbers):
+                if index.keys[number] < last:
+                    yield from self._block(index.places[number]).scan(first, last, True)
+            return
+        for number in numbers:
+            if index.keys[number] >= last:
+                return
+            yield from self._block(index.places[number]).scan(first, last, False)
+
+    def spread(self, first: bytes, last: bytes) -> list[tuple[bytes, int]]:
+        """First key and size in the file of each data block that may hold keys in [first, last)."""
+        index = self._index()
+        start = max(0, bisect_right(index.keys, first) - 1)
+        return [
+            (key, place[1])
+            for key, place in zip(index.keys[start:], index.places[start:], strict=True)
+            if key < last
+        ]
+
+    def verify(self) -> None:
+        """Check every block and the order of keys. Raises TableDamaged."""
+        index = _Index(Block(self._content(*self._index_at)), self.path, self._index_at[0])
+        words = self._content(*self._filter_at)
+        previous, cells = b"", 0
+        for key, place in zip(index.keys, index.places, strict=True):
+            block = Block(self._content(*place))
+            if block.key(0) != key:
+                raise TableDamaged(self.path, place[0], "the index does not match the block")
+            for number in range(len(block)):
+                current = block.key(number)
+                if current <= previous and cells:
+                    raise TableDamaged(self.path, place[0], "keys are out of order")
+                self._verify_filter(words, current, place[0])
+                previous, cells = current, cells + 1
+        if cells != self.properties.cells:
+            raise TableDamaged(self.path, 0, "the number of cells does not match")
+
+    def _verify_filter(self, words: bytes, key: bytes, offset: int) -> None:
+        if not may_contain(words, digest_of(key)):
+            raise TableDamaged(self.path, offset, "a key is missing in the filter")
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def retain(self) -> Table:
+        """One more user; each calls `release` once."""
+        self._references += 1
+        return self
+
+    def release(self) -> bool:
+        """True when that was the last user, and the file is closed."""
+        self._references -= 1
+        if self._references:
+            return False
+        self._cache.forget(self.number)
+        self.file.close()
+        return True

@@ -1,0 +1,294 @@
+"""Flushes and compactions: the same cells before and after, less log, few tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from penncloud.lsm.compaction import MAX_TABLES, pick
+from penncloud.lsm.errors import Overloaded, StoreDamaged, TableDamaged, TabletDamaged
+from penncloud.lsm.keys import HASH_SPACE
+from penncloud.lsm.memtable import StoredCell
+from penncloud.platform.errors import DiskFull
+from penncloud.platform.memory_disk import Fault
+from tests.lsm.machine import SMALL, Machine, delete, put
+
+
+def _machine(**changes: Any) -> Machine:
+    machine = Machine(options=evolve(SMALL, **changes))
+    machine.open()
+    machine.run(machine.engine.create_tablet(1, 0, HASH_SPACE))
+    return machine
+
+
+class FlushTests(SynchronousTestCase):
+    """Memtables become checkpoints."""
+
+    def test_flush_by_size(self) -> None:
+        """Far more data than memtables may hold passes through bounded memory, and all is there."""
+        machine = _machine()
+        value = "x" * 500
+        for version in range(1, 401):
+            machine.write(1, version, put(f"row{version % 40}", str(version), value))
+            self.assertLess(machine.engine._store.memory_bytes, SMALL.stall_bytes + 2000)
+        machine.settle()
+        self.assertEqual(len(machine.cells(1)), 400)
+        self.assertLess(machine.engine._store.wal.segments, 14)
+        found = machine.reopen(crash=True)[1]
+        self.assertGreater(found.checkpoint_no, 3)
+        self.assertEqual(found.version + len(found.tail), 400)
+        machine.engine.commit(1, 400)
+        cells = machine.cells(1)
+        for version in range(1, 401):
+            key = (f"row{version % 40}".encode(), str(version).encode())
+            self.assertEqual(cells[key], (version, value.encode()))
+            self.assertEqual(machine.engine.get(1, *key), StoredCell(version, value.encode()))
+
+    def test_flush_by_count(self) -> None:
+        """An administrator may want a checkpoint every N writes."""
+        machine = _machine(checkpoint_writes=10)
+        for version in range(1, 36):
+            machine.write(1, version, put("row", "col", str(version)))
+            machine.settle(0.02)
+        found = machine.reopen(crash=True)[1]
+        self.assertEqual((found.checkpoint_no, found.version), (3, 30))
+
+    def test_explicit_checkpoint(self) -> None:
+        """A checkpoint carries version, configuration and the owner's blob as of its commit."""
+        machine = _machine()
+        blobs = [b"", b"one", b"two"]
+        machine.engine.set_meta(1, lambda: blobs[machine.engine._tablets[1].committed])
+        machine.write(1, 1, put("row", "a", "one"))
+        machine.run(machine.engine.checkpoint(1))
+        machine.write(1, 2, put("row", "a", "two"))
+        found = machine.reopen(crash=True)[1]
+        self.assertEqual((found.version, found.entry_cfg, found.meta), (1, 1, b"one"))
+        machine.engine.commit(1, 2)
+        machine.engine.set_meta(1, lambda: b"two")
+        machine.run(machine.engine.checkpoint(1))
+        found = machine.reopen()[1]
+        self.assertEqual((found.version, found.meta, found.tail), (2, b"two", []))
+        self.assertEqual(len(machine.disk.listdir("lsm/tables")), 3)
+
+    def test_no_cells(self) -> None:
+        """Entries without effects make checkpoints without tables."""
+        machine = _machine()
+        for version in range(1, 4):
+            machine.write(1, version)
+        machine.run(machine.engine.checkpoint(1))
+        found = machine.reopen()[1]
+        self.assertEqual((found.version, found.tail), (3, []))
+        self.assertEqual(machine.disk.listdir("lsm/tables"), [])
+
+    def test_uncommitted_entries_stay(self) -> None:
+        """A checkpoint does not take entries that are durable but not committed, nor lose them."""
+        machine = _machine()
+        entries = [machine.entry(1, n, put("row", str(n), "x")) for n in range(1, 6)]
+        machine.run(machine.engine.append(entries))
+        machine.engine.commit(1, 2)
+        machine.run(machine.engine.checkpoint(1))
+        for number in range(2, 200):
+            # Another tablet's writes make the log roll over.
+            if number == 2:
+                machine.run(machine.engine.create_tablet(2, 0, 10))
+            machine.write(2, number - 1, put("row", "a", "y" * 300))
+        found = machine.reopen(crash=True)[1]
+        self.assertEqual(found.version, 2)
+        self.assertEqual([entry.version for entry in found.tail], [3, 4, 5])
+
+    def test_quiet_tablet_does_not_keep_the_log(self) -> None:
+        """A tablet with one old write is flushed when the log gets long because of it."""
+        machine = _machine()
+        machine.run(machine.engine.create_tablet(2, 0, 10))
+        machine.write(2, 1, put("row", "a", "old"))
+        for version in range(1, 500):
+            machine.write(1, version, put("row", "a", "y" * 300))
+        machine.settle()
+        self.assertLess(machine.engine._store.wal.segments, 14)
+        self.assertEqual(machine.engine.get(2, b"row", b"a"), StoredCell(1, b"old"))
+
+    def test_back_pressure(self) -> None:
+        """Appends wait, in order, while too much waits for a flush; beyond a bound they are refused."""
+        machine = _machine()
+        engine = machine.engine
+        fired: list[int] = []
+
+        def committed(_ignored: None, version: int) -> None:
+            engine.commit(1, version)
+            fired.append(version)
+
+        waiting: list[Deferred[None]] = []
+        most = 0
+        for version in range(1, 200):
+            entry = machine.entry(1, version, put("row", str(version), "x" * 5000))
+            waiting.append(engine.append([entry]).addCallback(committed, version))
+            if version % 20 == 0:
+                machine.clock.advance(0.001)
+                most = max(most, len(engine._stalled))
+        self.assertGreater(most, 50)
+        machine.settle(10)
+        self.assertEqual(fired, list(range(1, 200)))
+        self.assertEqual(len(machine.cells(1)), 199)
+        engine._stalled.extend([None] * 10_000)  # type: ignore[list-item]
+        with self.assertRaises(Overloaded):
+            machine.run(engine.append([machine.entry(1, 200)]))
+        engine._stalled.clear()
+
+    def test_full_disk(self) -> None:
+        """Without room for a flush reads go on, writes are refused in time, and it heals."""
+        machine = _machine()
+        machine.settle()
+        version = 0
+        machine.disk.capacity_bytes = 0
+        refused = 0
+        while refused < 3:
+            entry = machine.entry(1, version + 1, put("row", str(version + 1), "x" * 800))
+            try:
+                machine.run(machine.engine.append([entry]))
+            except DiskFull:
+                refused += 1
+                continue
+            version += 1
+            machine.engine.commit(1, version)
+            machine.settle(0.01)
+        self.assertGreater(version, 3)
+        self.assertEqual(len(machine.cells(1)), version)
+        machine.disk.capacity_bytes = 10**9
+        machine.settle(20)
+        machine.write(1, version + 1, put("row", "after", "x"))
+        found = machine.reopen(crash=True)[1]
+        self.assertEqual(found.version + len(found.tail), version + 1)
+
+    def test_bad_writes(self) -> None:
+        """Whatever a flush writes wrongly is written again, or reported when it is read."""
+        outcomes = set()
+        for ahead in range(16):
+            machine = _machine()
+            machine.engine.set_meta(1, lambda: b"blob")
+            machine.write(1, 1, put("row", "a", "one"))
+            machine.settle()
+            machine.disk.faults[machine.disk.operations + ahead] = Fault.FLIP
+            try:
+                machine.run(machine.engine.checkpoint(1))
+            except TableDamaged:
+                outcomes.add("written again")
+                machine.settle(5)
+                machine.run(machine.engine.checkpoint(1))
+                self.assertEqual(len(self.flushLoggedErrors(TableDamaged)), 1)
+            try:
+                found = machine.reopen()[1]
+            except StoreDamaged:
+                outcomes.add("manifest")
+                continue
+            try:
+                self.assertEqual(machine.engine.get(1, b"row", b"a"), StoredCell(1, b"one"))
+                self.assertEqual(found.meta, b"blob")
+            except TabletDamaged:
+                outcomes.add("damaged")
+        self.assertLessEqual({"manifest", "damaged"}, outcomes)
+
+
+class PickTests(SynchronousTestCase):
+    """The policy of compaction."""
+
+    def test_few_tables(self) -> None:
+        """Few tables are left alone."""
+        self.assertIsNone(pick([]))
+        self.assertIsNone(pick([1, 1, 1]))
+
+    def test_similar_tables(self) -> None:
+        """Neighbours of similar size are merged, the large old one is not."""
+        self.assertEqual(pick([1, 1, 1, 1, 100]), (0, 4))
+        self.assertEqual(pick([1, 10, 10, 10, 10, 100]), (1, 5))
+
+    def test_much_that_is_superseded(self) -> None:
+        """Once the newer tables are as large as the oldest, all are merged."""
+        self.assertEqual(pick([3, 3, 3, 9]), (0, 4))
+
+    def test_bounds(self) -> None:
+        """Flushing for ever leaves few tables and writes each byte a logarithmic number of times."""
+        sizes: list[int] = []
+        written = 0
+        for _ in range(2000):
+            sizes.insert(0, 1)
+            while run := pick(sizes):
+                start, end = run
+                merged = sum(sizes[start:end])
+                written += merged
+                sizes[start:end] = [merged]
+            self.assertLessEqual(len(sizes), MAX_TABLES)
+        self.assertLess(written / 2000, 16)
+
+    def test_never_stuck(self) -> None:
+        """Any number of tables beyond the bound is reduced."""
+        sizes = [2**n for n in range(30)]
+        while len(sizes) > MAX_TABLES:
+            run = pick(sizes)
+            assert run is not None
+            self.assertGreaterEqual(run[1] - run[0], 2)
+            sizes[run[0] : run[1]] = [sum(sizes[run[0] : run[1]])]
+
+
+class CompactionTests(SynchronousTestCase):
+    """Tables become fewer."""
+
+    def test_overwrites_and_deletions(self) -> None:
+        """Only the newest cells are left, and no tombstone when everything was merged."""
+        machine = _machine()
+        for version in range(1, 61):
+            col = str(version % 6)
+            effect = delete("row", col) if version > 54 else put("row", col, f"v{version}")
+            machine.write(1, version, effect, put("other", "x", str(version)))
+            if version % 10 == 0:
+                machine.run(machine.engine.checkpoint(1))
+        machine.settle(10)
+        machine.run(machine.engine.compact(1))
+        self.assertEqual(machine.cells(1), {(b"other", b"x"): (60, b"60")})
+        tables = machine.engine._tablets[1].tables
+        self.assertEqual([table.properties.cells for table in tables], [1])
+        machine.settle()
+        self.assertEqual(len(machine.disk.listdir("lsm/tables")), 1)
+        machine.reopen(crash=True)
+        self.assertEqual(machine.cells(1), {(b"other", b"x"): (60, b"60")})
+
+    def test_all_deleted(self) -> None:
+        """A merge of nothing but deletions leaves no table."""
+        machine = _machine()
+        machine.write(1, 1, put("row", "a", "x"))
+        machine.run(machine.engine.checkpoint(1))
+        machine.write(1, 2, delete("row", "a"))
+        machine.run(machine.engine.checkpoint(1))
+        machine.run(machine.engine.compact(1))
+        self.assertEqual(machine.engine._tablets[1].tables, [])
+        self.assertEqual(machine.disk.listdir("lsm/tables"), [])
+
+    def test_tombstones_stay_above_older_tables(self) -> None:
+        """A partial merge keeps tombstones, so that nothing deleted comes back."""
+        machine = _machine()
+        machine.write(1, 1, *(put("row", str(n), "x" * 400) for n in range(40)))
+        machine.run(machine.engine.checkpoint(1))
+        for version in range(2, 7):
+            machine.write(1, version, delete("row", str(version)))
+            machine.run(machine.engine.checkpoint(1))
+            machine.settle(1)
+        self.assertLess(len(machine.engine._tablets[1].tables), 5)
+        expected = {str(n).encode() for n in range(40) if not 2 <= n <= 6}
+        self.assertEqual({col for _row, col in machine.cells(1)}, expected)
+
+    def test_damaged_input(self) -> None:
+        """A compaction that meets damage reports it instead of writing it elsewhere."""
+        machine = _machine()
+        for version in (1, 2):
+            machine.write(1, version, put("row", str(version), "x" * 2000))
+            machine.run(machine.engine.checkpoint(1))
+        name = machine.disk.listdir("lsm/tables")[0]
+        machine.disk.flip_bit(f"lsm/tables/{name}", 8 * 500)
+        with self.assertRaises(TableDamaged):
+            machine.run(machine.engine.compact(1))
+        with self.assertRaises(TabletDamaged):
+            machine.engine.get(1, b"row", b"1")
+        machine.settle()
+        self.assertNotEqual(machine.reopen()[1].damaged, "")
