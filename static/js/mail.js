@@ -13,7 +13,9 @@ async function markRead() {
   delete message.dataset.unread;
   try {
     await request(url, { method: "POST", body: new URLSearchParams({ as: "read" }) });
-    document.querySelector("#mark")?.form.remove();
+    const button = document.getElementById("mark");
+    button.form.elements.as.value = "unread";
+    button.textContent = "Mark as unread";
   } catch {
     // It stays unread: opening it again tries again.
   }
