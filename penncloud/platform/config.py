@@ -116,6 +116,13 @@ class Smtp(Role, frozen=True, kw_only=True):
     data_timeout_s: float = 1800
     # DNS server for MX look-ups as host:port; empty: the system's.
     resolver: str = ""
+    # Pauses in seconds before an outgoing message is tried again; the last one repeats.
+    retry_seconds: list[float] = msgspec.field(
+        default_factory=lambda: [60, 300, 900, 1800, 3600, 7200, 14400]
+    )
+    # Hours after which the sender is told of a delay, and after which the message is given up.
+    delay_notice_hours: float = 4
+    expire_hours: float = 96
     # Port of the outside mail servers; 25 unless a test or a provider wants another.
     relay_port: int = 25
     # host:port of a smart host that takes all outgoing mail; empty: by MX.

@@ -13,13 +13,20 @@ from penncloud.client.table import Table
 from penncloud.platform.config import Cluster, Smtp
 from penncloud.platform.environment import Environment
 from penncloud.platform.listening import listen
-from penncloud.rpc.registration import Registration, identity
+from penncloud.rpc.registration import Registration, identity, new_incarnation
 from penncloud.services.accounts import Accounts
 from penncloud.services.blobs import Blobs
 from penncloud.services.mail.bodies import Bodies
+from penncloud.services.mail.outbox import Outbox
 from penncloud.services.mail.post import PostOffice
+from penncloud.services.mail.queue import Queue
+from penncloud.services.mail.reclaim import Reclaimer
+from penncloud.smtp.dsn import Reports
 from penncloud.smtp.inbound import InboundServer, Limits
+from penncloud.smtp.mx import MxRouter, make_resolver
 from penncloud.smtp.reception import Reception
+from penncloud.smtp.relay import Relay
+from penncloud.smtp.runner import QueueRunner, Schedule
 
 
 class TableClient(Table, Protocol):
@@ -45,12 +52,31 @@ class SmtpNode:
         self._cluster = cluster
         self._role = role
         self._table = table
-        self._hostname = role.hostname or cluster.domain
+        hostname = role.hostname or cluster.domain
         bodies = Bodies(table, Blobs(table, environment.entropy), environment)
         accounts = Accounts(table, environment)
-        self._post = PostOffice(table, bodies, environment, accounts, cluster.domain)
+        post = PostOffice(table, bodies, environment, accounts, cluster.domain)
         self._inbound = InboundServer(
-            environment, Reception(environment, self._post, self._hostname), limits_of(role)
+            environment, Reception(environment, post, hostname), limits_of(role)
+        )
+        queue = Queue(table, environment, role.id, new_incarnation(environment))
+        resolver = make_resolver(environment, role.resolver)
+        self._runner = QueueRunner(
+            environment,
+            queue,
+            bodies,
+            Outbox(environment, bodies, post, queue),
+            Relay(
+                environment,
+                MxRouter(environment, resolver, hostname),
+                hostname,
+                role.relay_port,
+                role.smart_host,
+            ),
+            Reports(environment, post, hostname),
+            Reclaimer(table, environment, bodies, post, queue),
+            registry,
+            schedule_of(role),
         )
         self._listening: IListeningPort | None = None
         self._registration: Registration | None = None
@@ -71,12 +97,14 @@ class SmtpNode:
         me = identity("smtp", self._role, self.port, self._environment.pid)
         self._registration = Registration(self._environment, self._cluster, me)
         self._registration.start()
+        self._runner.start()
 
     async def stop(self) -> None:
         """No new clients; messages that are just being stored or sent are brought to their end."""
         if self._listening is not None:
             await maybeDeferred(self._listening.stopListening)
         await self._inbound.stop()
+        await self._runner.stop()
         if self._registration is not None:
             await self._registration.stop()
         self._table.stop()
@@ -91,4 +119,13 @@ def limits_of(role: Smtp) -> Limits:
         connections_per_client=role.max_connections_per_client,
         idle_s=role.idle_timeout_s,
         data_s=role.data_timeout_s,
+    )
+
+
+def schedule_of(role: Smtp) -> Schedule:
+    """When outgoing mail is tried again, from the configuration."""
+    return Schedule(
+        retry_s=tuple(role.retry_seconds) or Schedule().retry_s,
+        delay_notice_s=role.delay_notice_hours * 3600,
+        expire_s=role.expire_hours * 3600,
     )
