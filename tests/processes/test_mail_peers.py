@@ -1,0 +1,159 @@
+"""Mail between a real cluster and programs that others wrote: swaks in, another mail server out."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import smtplib
+import subprocess
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SkipTest, TestCase
+
+from tests.processes.cluster import RunningCluster
+from tests.smtp.servers import NameServer, ScriptedMail
+from tests.web.frontend import Browser
+from tests.web.test_mail import multipart
+
+reactor: Any = _reactor
+PASSWORD = "correct horse battery"
+# What has not come true by then will not.
+PATIENCE_S = 60.0
+
+
+class MailPeersTests(TestCase):
+    timeout = 300
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        self.names = NameServer()
+        self.remote = ScriptedMail()
+        self.names.zone.mx["example.org"] = [(10, "gone.example.org"), (20, "mail.example.org")]
+        self.names.zone.a["gone.example.org"] = ["127.0.0.9"]
+        self.names.zone.a["mail.example.org"] = ["127.0.0.1"]
+        options = [
+            "--set=smtp.resolver=" + self.names.address,
+            f"--set=smtp.relay_port={self.remote.listen()}",
+            "--http=1",
+        ]
+        self.cluster = RunningCluster(self.mktemp(), options)
+        await deferToThread(self.cluster.start)
+        self.browsers: list[Browser] = []
+        self.port = self.cluster.document.smtp[0].port
+
+    async def tearDown(self) -> None:  # type: ignore[override]
+        for browser in self.browsers:
+            await browser.close()
+        await deferToThread(self.cluster.destroy)
+        await self.remote.stop()
+        await self.names.stop()
+
+    async def browser(self, name: str) -> Browser:
+        """Somebody who has just signed up."""
+        frontend: Any = SimpleNamespace(
+            url=f"http://127.0.0.1:{self.cluster.document.http[0].port}", reactor=reactor
+        )
+        browser = Browser(frontend)
+        self.browsers.append(browser)
+        self.assertEqual((await browser.sign_up(name, PASSWORD)).status, 303)
+        return browser
+
+    async def swaks(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run swaks against the cluster. Skips the test where it is not installed."""
+        program = shutil.which("swaks")
+        if program is None:
+            raise SkipTest("swaks is not installed")
+        command = [program, "--server", f"127.0.0.1:{self.port}", "--helo", "peer.example.org"]
+        return await deferToThread(
+            subprocess.run, [*command, *arguments], capture_output=True, text=True, timeout=60
+        )
+
+    async def until_in(self, browser: Browser, path: str, text: str) -> str:
+        """The page at `path`, once it holds `text`."""
+        for _ in range(int(PATIENCE_S / 0.2)):
+            page = (await browser.get(path)).text
+            if text in page:
+                return page
+            await deferLater(reactor, 0.2, lambda: None)
+        raise AssertionError(f"{text!r} does not appear at {path}")
+
+    async def test_swaks(self) -> None:
+        """swaks delivers with an attachment, and is told what is wrong with strangers."""
+        bob = await self.browser("bob")
+        data = os.urandom(300_000)
+        path = self.mktemp()
+        with open(path, "wb") as attachment:
+            attachment.write(data)
+        sent = await self.swaks(
+            "--from", "x@example.org", "--to", "bob@penncloud", "--header", "Subject: from outside",
+            "--attach-name", "data.bin", "--attach", f"@{path}",
+        )  # fmt: skip
+        self.assertEqual(sent.returncode, 0, sent.stdout)
+        self.assertRegex(sent.stdout, r"<-  250 2\.0\.0 ")
+        page = await self.until_in(bob, "/mail", "from outside")
+        (letter,) = re.findall(r'href="(/mail/inbox/[0-9a-f]+)"', page)
+        part = re.search(rf'href="({letter}/attachments/\d+)"', (await bob.get(letter)).text)
+        assert part is not None
+        self.assertEqual((await bob.get(part[1])).body, data)
+        for recipient, code in (("nobody@penncloud", "550 5.1.1"), ("x@example.com", "550 5.7.1")):
+            refused = await self.swaks("--from", "x@example.org", "--to", recipient)
+            self.assertEqual(refused.returncode, 24)
+            self.assertIn(f"<** {code}", refused.stdout)
+
+    async def test_out_and_bounce(self) -> None:
+        """A message goes to the second MX when the first is away; a refusal comes back as a bounce."""
+        arrived: Deferred[None] = Deferred()
+        self.remote.on_message = lambda: arrived.callback(None)
+        self.remote.script["RCPT"] = lambda line: (
+            "550 5.1.1 never heard of" if "<no@" in line else "250 2.1.5 ok"
+        )
+        alice = await self.browser("alice")
+        form = (await alice.get("/mail/compose")).text
+        token = re.search(r'name="token" value="([0-9a-f]+)"', form)
+        assert token is not None
+        fields = [
+            ("csrf", alice.csrf),
+            ("token", token[1]),
+            ("kind", "new"),
+            ("to", "yes@example.org, no@example.org"),
+            ("subject", "to outside"),
+            ("text", ".\n..dots\nGrüße\n"),
+        ]
+        body, headers = multipart(fields, [])
+        answer = await alice.send("POST", "/mail/send", body, headers)
+        self.assertEqual(answer.status, 303)
+        await arrived
+        self.assertIn(b"\r\nSubject: to outside\r\n", self.remote.messages[0])
+        self.assertIn(b"\r\n=2E\r\n..dots\r\nGr=C3=BC=C3=9Fe\r\n", self.remote.messages[0])
+        page = await self.until_in(alice, "/mail", "Undelivered mail")
+        (letter,) = re.findall(r'href="(/mail/inbox/[0-9a-f]+)"', page)
+        self.assertIn("never heard of", (await alice.get(letter)).text)
+        self.assertEqual(len(self.remote.messages), 1)
+
+    async def test_killed_while_mail_comes_in(self) -> None:
+        """Every message that got its 250 is there after the storage servers were killed."""
+        bob = await self.browser("bob")
+        acknowledged: list[str] = []
+
+        def send(number: int) -> None:
+            try:
+                with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
+                    text = f"Subject: n{number}\r\n\r\n" + "x" * 100 * number + "\r\n"
+                    client.sendmail("x@example.org", ["bob@penncloud"], text)
+                    acknowledged.append(f"n{number}")
+            except (smtplib.SMTPException, OSError):
+                return  # not acknowledged: nothing was promised
+
+        for number in range(12):
+            if number == 6:
+                self.cluster.kill("storage-1")
+            await deferToThread(send, number)
+        self.assertGreater(len(acknowledged), 6)
+        page = await self.until_in(bob, "/mail", acknowledged[-1])
+        for subject in acknowledged:
+            self.assertIn(subject, page)
