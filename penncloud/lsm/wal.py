@@ -48,7 +48,7 @@ from penncloud.lsm.wal_reader import (
     segment_of,
 )
 from penncloud.platform.disk import AppendFile, Disk
-from penncloud.platform.errors import DiskError, DiskFailed, DiskFull
+from penncloud.platform.errors import DiskError, DiskFailed
 
 __all__ = ["Damage", "WriteAheadLog", "segment_of"]
 
@@ -127,7 +127,7 @@ class WriteAheadLog:
         await self._disk.replace(f"{self._directory}/ends", encode_ends(ends))
         for old in reader.present:
             if old not in kept:
-                self._disk.remove(reader.path(old))
+                self._discard(old)
         self._segments = [*kept, number]
         self._synced = self._end()
         self._prepare_spare()
@@ -161,10 +161,10 @@ class WriteAheadLog:
         except DiskFailed:
             # The node is about to stop.
             return
-        except (DiskFull, FileExistsError):
+        except (DiskError, FileExistsError):
             if file is not None:
                 _close_quietly(file)
-            self._disk.remove(self._path(number))
+            self._discard(number)
             if not self._closed:
                 self._retry = self._clock.callLater(_RETRY_S, self._prepare_spare)
             return
@@ -205,7 +205,14 @@ class WriteAheadLog:
         """
         first = self.floor(position)
         while self._segments[0] < first:
-            self._disk.remove(self._path(self._segments.pop(0)))
+            self._discard(self._segments.pop(0))
+
+    def _discard(self, number: int) -> None:
+        """Remove a segment that nothing needs; one that stays is in nobody's way, and goes later."""
+        try:
+            self._disk.remove(self._path(number))
+        except DiskError as error:
+            self._log.warn("{path} is left over: {error}", path=self._path(number), error=error)
 
     # -- appending ----------------------------------------------------------------------------
 
@@ -315,7 +322,7 @@ class WriteAheadLog:
         self._idle = self._retry = None
         spare, self._spare = self._spare, None
         if spare is not None:
-            self._disk.remove(spare.path)
+            self._discard(self._segments[-1] + 1)
             _close_quietly(spare)
         try:
             await self._sync()
