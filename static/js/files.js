@@ -5,7 +5,7 @@ import { subscribe } from "./events.js";
 import { getJson, postJson } from "./http.js";
 import { askName, choose, pickFolder } from "./files/dialogs.js";
 import { acceptDrops } from "./files/drop.js";
-import { Listing } from "./files/listing.js";
+import { Listing, neighbour } from "./files/listing.js";
 import { Uploads } from "./files/uploads.js";
 
 // Items of one request; the server takes no more.
@@ -105,7 +105,7 @@ const actions = {
       choices: [["", "Cancel", "secondary"], ["delete", "Delete", "danger"]],
     });
     if (value === "delete") {
-      const after = rows.at(-1).nextElementSibling ?? rows[0].previousElementSibling;
+      const after = neighbour(rows.at(-1), "next") ?? neighbour(rows[0], "previous");
       await inBatches("/file/delete", rows, { folder });
       listing.focus(after?.isConnected ? after : listing.rows[0]);
     }
@@ -131,7 +131,7 @@ bar.addEventListener("submit", (event) => {
 });
 bar.querySelector("[data-clear-selection]").addEventListener("click", () => listing.clearChoice());
 
-listing.body.addEventListener("click", (event) => {
+listing.table.addEventListener("click", (event) => {
   const act = event.target.closest("button.act");
   if (act) {
     attempt(() => actions[act.dataset.do]([act.closest("tr")]));

@@ -6,6 +6,8 @@ import { showTime } from "../times.js";
 // Beyond so many rows a change elsewhere does not fetch everything again by itself.
 const REFRESHED_ROWS = 2000;
 const PAGE = 200;
+// About how high a row is, for pages that were never in sight.
+const ROW_REM = 2.85;
 
 export class Listing extends EventTarget {
   constructor(root) {
@@ -14,102 +16,120 @@ export class Listing extends EventTarget {
     this.folder = root.dataset.folder;
     this.cursor = root.dataset.cursor;
     this.table = root.querySelector("[data-listing]");
-    this.body = root.querySelector("[data-rows]");
     this.empty = root.querySelector("[data-empty]");
     this.more = root.querySelector("[data-more]");
     this.chooseAll = root.querySelector("[data-choose-all]");
     this.template = document.querySelector("[data-row-template]").content;
     this.lastTicked = null;
-    this.loading = null;
-    this.generation = 0; // counts folders asked for and shown: an answer for an earlier one is thrown away
-    this.refreshes = 0; // counts refreshes: only the latest one's answer is shown
+    this.turn = Promise.resolve(); // one fetch of rows after the other: they build on each other
+    this.generation = 0; // counts folders asked for: an answer for an earlier one is thrown away
     this.listen();
     this.watchScrolling();
     this.changed();
   }
 
   get rows() {
-    return [...this.body.children];
+    return [...this.table.querySelectorAll("tbody > tr")];
+  }
+
+  get count() {
+    return [...this.table.tBodies].reduce((sum, body) => sum + body.rows.length, 0);
   }
 
   get chosen() {
-    return this.rows.filter((row) => tick(row).checked);
+    return [...this.table.querySelectorAll("tbody input:checked")].map((box) => box.closest("tr"));
   }
 
   /** Names that are shown (not necessarily all of the folder). */
   find(name) {
-    return this.rows.find((row) => row.dataset.name === name);
+    return this.table.querySelector(`tr[data-name="${CSS.escape(name)}"]`);
   }
 
-  /** Show another folder; returns the first page as the server gave it. */
+  /** Show another folder; returns the first page as the server gave it, null if it is outdated. */
   async open(folder) {
-    const generation = ++this.generation;
-    const page = await this.fetch(folder, "");
-    if (generation !== this.generation) {
-      return null;
-    }
-    this.generation += 1; // A refresh that began meanwhile has asked for the folder before.
-    this.folder = folder;
-    this.cursor = page.cursor;
-    this.body.replaceChildren(...page.entries.map((entry) => this.row(entry)));
-    this.lastTicked = null;
-    this.changed();
-    return page;
+    // What was asked for before is void; what is asked for from now on waits for this folder.
+    this.generation += 1;
+    const opened = await this.inTurn(async (isCurrent) => {
+      const page = await this.fetch(folder, "");
+      if (!isCurrent()) {
+        return null;
+      }
+      this.folder = folder;
+      this.cursor = page.cursor;
+      this.show(page.entries.map((entry) => this.row(entry)));
+      this.lastTicked = null;
+      this.changed();
+      return page;
+    });
+    return opened ?? null;
   }
 
   /** Fetch again what is shown; rows that did not change stay as they are, chosen or not. */
-  async refresh() {
-    const generation = this.generation;
-    const refresh = ++this.refreshes;
-    const wanted = Math.max(this.rows.length, PAGE);
-    if (wanted > REFRESHED_ROWS) {
-      this.dispatchEvent(new Event("outdated"));
-      return;
-    }
-    const entries = [];
-    let cursor = "";
-    do {
-      const page = await this.fetch(this.folder, cursor);
-      entries.push(...page.entries);
-      cursor = page.cursor;
-    } while (cursor && entries.length < wanted);
-    if (refresh !== this.refreshes) {
-      return;
-    }
-    if (generation !== this.generation) {
-      await this.refresh(); // What changed may be in the folder that is shown now.
-      return;
-    }
-    const known = new Map(this.rows.map((row) => [`${row.dataset.version}:${row.dataset.name}`, row]));
-    const rows = entries.map((entry) => known.get(`${entry.version}:${entry.name}`) ?? this.row(entry));
-    const present = this.rows;
-    if (rows.length !== present.length || rows.some((row, index) => row !== present[index])) {
-      const focused = document.activeElement?.closest?.("tr")?.dataset.name;
-      this.body.replaceChildren(...rows);
-      if (focused !== undefined && !this.body.contains(document.activeElement)) {
-        this.focus(this.find(focused) ?? rows[0]);
+  refresh() {
+    return this.inTurn(async (isCurrent) => {
+      const wanted = Math.max(this.count, PAGE);
+      if (wanted > REFRESHED_ROWS) {
+        this.dispatchEvent(new Event("outdated"));
+        return;
       }
-    }
-    this.cursor = cursor;
-    this.changed();
+      const entries = [];
+      let cursor = "";
+      do {
+        const page = await this.fetch(this.folder, cursor);
+        entries.push(...page.entries);
+        cursor = page.cursor;
+      } while (cursor && entries.length < wanted);
+      if (isCurrent()) {
+        this.renew(entries);
+        this.cursor = cursor;
+        this.changed();
+      }
+    });
   }
 
-  async loadMore() {
-    if (!this.cursor || this.loading) {
+  renew(entries) {
+    const present = this.rows;
+    const known = new Map(present.map((row) => [`${row.dataset.version}:${row.dataset.name}`, row]));
+    const rows = entries.map((entry) => known.get(`${entry.version}:${entry.name}`) ?? this.row(entry));
+    if (rows.length === present.length && rows.every((row, index) => row === present[index])) {
       return;
     }
-    const generation = this.generation;
-    this.loading = this.fetch(this.folder, this.cursor);
-    try {
-      const page = await this.loading;
-      if (generation === this.generation) {
-        this.body.append(...page.entries.map((entry) => this.row(entry)));
+    const focused = document.activeElement?.closest?.("tr")?.dataset.name;
+    this.show(rows);
+    if (focused !== undefined && !this.table.contains(document.activeElement)) {
+      this.focus(this.find(focused) ?? rows[0]);
+    }
+  }
+
+  loadMore() {
+    return this.inTurn(async (isCurrent) => {
+      if (!this.cursor) {
+        return;
+      }
+      const page = await this.fetch(this.folder, this.cursor);
+      if (isCurrent()) {
+        this.table.append(group(page.entries.map((entry) => this.row(entry))));
         this.cursor = page.cursor;
         this.changed();
       }
-    } finally {
-      this.loading = null;
+    });
+  }
+
+  /** Run `action` when those before it are done; it may ask whether the folder is still shown. */
+  inTurn(action) {
+    const generation = this.generation;
+    const isCurrent = () => generation === this.generation;
+    const done = this.turn.then(() => (isCurrent() ? action(isCurrent) : undefined));
+    this.turn = done.catch(() => {});
+    return done;
+  }
+
+  show(rows) {
+    const groups = [];
+    for (let start = 0; start < rows.length; start += PAGE) {
+      groups.push(group(rows.slice(start, start + PAGE)));
     }
+    this.table.replaceChildren(this.table.tHead, ...groups);
   }
 
   clearChoice() {
@@ -139,9 +159,7 @@ export class Listing extends EventTarget {
       link.target = "_blank";
       link.rel = "noopener";
     }
-    const symbol = link.querySelector("svg");
-    symbol.setAttribute("class", `icon kind ${entry.icon}`);
-    symbol.querySelector("use").setAttribute("href", `#icon-${entry.icon}`);
+    link.querySelector(".kind").className = `kind ${entry.icon}`;
     link.querySelector("bdi").textContent = entry.name;
     row.querySelector(".size").textContent = entry.size_text;
     showTime(row.querySelector("time"), new Date(entry.modified));
@@ -156,22 +174,20 @@ export class Listing extends EventTarget {
 
   /** Something about the rows or the choice is different now. */
   changed() {
-    const rows = this.rows;
-    const chosen = this.chosen;
-    for (const row of rows) {
-      row.classList.toggle("chosen", tick(row).checked);
-    }
-    this.table.hidden = !rows.length;
-    this.empty.hidden = rows.length > 0;
+    // Called for every page that is fetched: its cost must not grow with the rows there are.
+    const count = this.count;
+    const chosen = this.table.querySelectorAll("tbody input:checked").length;
+    this.table.hidden = !count;
+    this.empty.hidden = count > 0;
     this.more.hidden = !this.cursor;
-    this.chooseAll.checked = rows.length > 0 && chosen.length === rows.length;
-    this.chooseAll.indeterminate = chosen.length > 0 && chosen.length < rows.length;
+    this.chooseAll.checked = count > 0 && chosen === count;
+    this.chooseAll.indeterminate = chosen > 0 && chosen < count;
     this.dispatchEvent(new Event("choice"));
   }
 
   listen() {
-    this.body.addEventListener("click", (event) => {
-      const box = event.target.closest('input[type="checkbox"]');
+    this.table.addEventListener("click", (event) => {
+      const box = event.target.closest('tbody input[type="checkbox"]');
       if (box) {
         this.ticked(box, event.shiftKey);
       }
@@ -217,10 +233,10 @@ export class Listing extends EventTarget {
       this.clearChoice();
     } else if (row && event.key === "ArrowDown") {
       event.preventDefault();
-      this.focus(row.nextElementSibling);
+      this.focus(neighbour(row, "next"));
     } else if (row && event.key === "ArrowUp") {
       event.preventDefault();
-      this.focus(row.previousElementSibling);
+      this.focus(neighbour(row, "previous"));
     } else if (row && event.key === " " && event.target.tagName === "A") {
       event.preventDefault();
       tick(row).checked = !tick(row).checked;
@@ -243,7 +259,7 @@ export class Listing extends EventTarget {
               observer.unobserve(this.more);
               observer.observe(this.more);
             },
-            () => {}, // The link "More files" stays, and tries again.
+            () => {}, // The link "More files" stays; scrolling away and back tries again too.
           );
         }
       },
@@ -251,6 +267,23 @@ export class Listing extends EventTarget {
     );
     observer.observe(this.more);
   }
+}
+
+/** The row before ("previous") or behind ("next") one, also in the page before or behind. */
+export function neighbour(row, side) {
+  const beyond = row.parentElement[`${side}ElementSibling`];
+  const edge = side === "next" ? "firstElementChild" : "lastElementChild";
+  const found = row[`${side}ElementSibling`] ?? beyond?.[edge] ?? null;
+  return found?.closest("tbody") ? found : null;
+}
+
+/** A <tbody> with a page of rows. */
+function group(rows) {
+  const body = document.createElement("tbody");
+  body.setAttribute("role", "rowgroup");
+  body.style.containIntrinsicBlockSize = `auto ${rows.length * ROW_REM}rem`;
+  body.append(...rows);
+  return body;
 }
 
 function tick(row) {
