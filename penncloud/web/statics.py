@@ -75,6 +75,8 @@ class Statics:
         @app.route("/favicon.ico", access="open")
         def favicon(request: WebRequest) -> bytes:
             request.setHeader(b"cache-control", b"public, max-age=86400")
+            # Browsers ask for it on behalf of users' files too, whose sandbox has an origin of its own.
+            request.setHeader(b"cross-origin-resource-policy", b"cross-origin")
             return self._answer(request, self._files["img/logo.svg"])
 
     def _answer(self, request: WebRequest, found: _File) -> bytes:
