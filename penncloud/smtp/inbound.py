@@ -1,4 +1,4 @@
-"""The SMTP server (RFC 5321) on Twisted's ESMTP, with its own reading of lines and of data.
+"""One client's session with the SMTP server (RFC 5321): Twisted's ESMTP, with its own reading of lines.
 
 Theory of operation
     Input is kept in `_buffer` and taken from there one command, or one piece of a message, at a time.
@@ -14,22 +14,22 @@ Theory of operation
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ServerFactory, connectionDone
-from twisted.internet.task import deferLater
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.mail.smtp import COMMAND, DATA, ESMTP
 from twisted.python.failure import Failure
 
-from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
 from penncloud.services.mail.addresses import Address
 from penncloud.smtp.commands import Mail, Refusal, parse_mail, parse_rcpt
 from penncloud.smtp.data import DataReader
-from penncloud.smtp.reception import Envelope, Incoming, Reception
+from penncloud.smtp.reception import Envelope, Incoming
+
+if TYPE_CHECKING:
+    from penncloud.smtp.server import InboundServer
 
 # Bytes of one command line with its CRLF: RFC 5321 4.5.3.1.4 asks for 512, parameters may add.
 MAX_COMMAND_BYTES = 2048
@@ -37,21 +37,6 @@ MAX_COMMAND_BYTES = 2048
 MAX_WAITING_BYTES = 128 * 1024
 # Refused commands after which a client is sent away.
 MAX_ERRORS = 100
-
-
-@frozen
-class Limits:
-    """Bounds of the server. Times in seconds."""
-
-    message_bytes: int = 25 * 1024 * 1024
-    recipients: int = 1000
-    connections: int = 1000
-    connections_per_client: int = 50
-    # RFC 5321 4.5.3.2.7: at least five minutes between commands; and for DATA as a whole.
-    idle_s: float = 300.0
-    data_s: float = 1800.0
-    # What stopping waits for messages that are just being stored.
-    stop_s: float = 10.0
 
 
 class Session(ESMTP):
@@ -454,47 +439,3 @@ class Session(ESMTP):
         if self._errors > MAX_ERRORS:
             self._say(421, "4.7.0", "Too many errors")
             self._close()
-
-
-@define(eq=False)
-class InboundServer(ServerFactory):
-    """Makes sessions and bounds them."""
-
-    environment: Environment
-    reception: Reception
-    limits: Limits = Limits()
-    is_stopping: bool = False
-    sessions: set[Session] = field(factory=set)
-
-    noisy = False
-
-    def buildProtocol(self, addr: Any) -> Session:
-        return Session(self)
-
-    def admit(self, session: Session) -> str | None:
-        """Count a session in; a text if it has to go."""
-        if self.is_stopping:
-            return "Shutting down"
-        if len(self.sessions) >= self.limits.connections:
-            return "Too many connections"
-        same = sum(each.client == session.client for each in self.sessions)
-        if same >= self.limits.connections_per_client:
-            return "Too many connections from your address"
-        self.sessions.add(session)
-        return None
-
-    def left(self, session: Session) -> None:
-        """A session's connection is gone."""
-        self.sessions.discard(session)
-
-    async def stop(self) -> None:
-        """Dismiss the clients; messages that are just being stored get their answer first."""
-        self.is_stopping = True
-        for session in list(self.sessions):
-            session.dismiss()
-        waited = 0.0
-        while self.sessions and waited < self.limits.stop_s:
-            await deferLater(self.environment.reactor, 0.05, lambda: None)
-            waited += 0.05
-        for session in list(self.sessions):
-            session.transport.abortConnection()

@@ -22,11 +22,11 @@ from penncloud.services.mail.post import PostOffice
 from penncloud.services.mail.queue import Queue
 from penncloud.services.mail.reclaim import Reclaimer
 from penncloud.smtp.dsn import Reports
-from penncloud.smtp.inbound import InboundServer, Limits
 from penncloud.smtp.mx import MxRouter, make_resolver
 from penncloud.smtp.reception import Reception
 from penncloud.smtp.relay import Relay
 from penncloud.smtp.runner import QueueRunner, Schedule
+from penncloud.smtp.server import InboundServer, Limits
 
 
 class TableClient(Table, Protocol):

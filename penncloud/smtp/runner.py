@@ -171,9 +171,12 @@ class QueueRunner:
     async def _look_at(self, shard: int) -> None:
         again_s = _LOOK_AGAIN_S
         try:
-            free, again = await self._queue.due(shard, _LOOK_AT)
+            busy = self._busy_domains()
+            if busy:
+                self._blocked.add(shard)
+            free, again = await self._queue.due(shard, _LOOK_AT, busy)
             for item, version in free:
-                if not await self._begin(shard, item, version):
+                if not await self._begin(item, version):
                     self._blocked.add(shard)
             if again is not None:
                 again_s = min(again_s, max(0.05, again - self._environment.now()))
@@ -195,13 +198,16 @@ class QueueRunner:
         self._timers.pop(shard, None)
         self._changed(shard)
 
-    async def _begin(self, shard: int, item: Item, version: int) -> bool:
+    def _busy_domains(self) -> set[str]:
+        """Domains that have as many conversations as one may have."""
+        tally = Tally(domain for domain in self._active.values() if domain)
+        return {domain for domain, count in tally.items() if count >= self.bounds.per_domain}
+
+    async def _begin(self, item: Item, version: int) -> bool:
         """Claim and start an item; False when there is no room for it now."""
         if item.id in self._active or not self._is_running:
             return True
-        same = Tally(self._active.values())[item.domain]
-        full = len(self._active) >= self.bounds.at_once
-        if full or (item.domain and same >= self.bounds.per_domain):
+        if len(self._active) >= self.bounds.at_once or item.domain in self._busy_domains():
             return False
         self._active[item.id] = item.domain
         try:
@@ -278,7 +284,7 @@ class QueueRunner:
             await self._persist(
                 keeper, lambda: keeper.last_word(lambda: self._queue.finish(claimed))
             )
-            await self._bodies.release(item.message_id, item.holder)
+            await self._bodies.release_done(item.message_id, item.holder)
             return
         is_late = now - item.created > self.schedule.delay_notice_s and not item.told_delay
         if is_late:

@@ -15,8 +15,8 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from penncloud.client.table import Unavailable
-from penncloud.smtp.inbound import InboundServer, Limits
 from penncloud.smtp.reception import Reception
+from penncloud.smtp.server import InboundServer, Limits
 from tests.services.mail_world import MailWorld
 
 reactor: Any = _reactor

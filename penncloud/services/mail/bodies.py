@@ -24,6 +24,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
+from twisted.logger import Logger
 
 from penncloud.client.table import (
     Conflict,
@@ -65,6 +66,8 @@ class NoSuchMessage(PennCloudError):
 
 class Bodies:
     """All message bodies of a store."""
+
+    log = Logger()
 
     def __init__(self, table: Table, blobs: Blobs, environment: Environment) -> None:
         self._table = table
@@ -142,6 +145,13 @@ class Bodies:
         gone = (_BODY, _RAW, last_holder, _GUARD)
         await self._table.mutate(row, [DeleteCell(col) for col in gone])
 
+    async def release_done(self, message_id: str, item_holder: str) -> None:
+        """Release for a finished queue item. Never fails: its mark lets the reclaimer do it again."""
+        try:
+            await self.release(message_id, item_holder)
+        except PennCloudError as error:
+            self.log.info("{id} not released yet: {error}", id=message_id, error=str(error))
+
     async def holders(self, message_id: str) -> list[str]:
         """Who refers to a message."""
         cells = await scan_all(self._table, _row(message_id), _HOLDER)
@@ -155,6 +165,8 @@ class Bodies:
 
 class BodyWriter:
     """Takes the bytes of one message in order; memory holds `INLINE_BYTES` or a few chunks at most."""
+
+    log = Logger()
 
     def __init__(
         self,
@@ -206,18 +218,21 @@ class BodyWriter:
         return body
 
     async def settle(self) -> None:
-        """All referrers stand (or all are released): the intent has done its service."""
-        await self._table.delete(*self._intent)
+        """All referrers stand (or all are released): the intent has done its service.
+
+        Never fails: an intent that stays is looked into later, and found to be fulfilled.
+        """
+        try:
+            await self._table.delete(*self._intent)
+        except PennCloudError as error:
+            self.log.info("an intent stays: {error}", error=str(error))
 
     async def abort(self) -> None:
         """Give up before `finish`. Never fails: what cannot be removed now is reclaimed later."""
         self._held.clear()
         if self._blob is not None:
             await self._blob.abort()
-        try:
-            await self.settle()
-        except PennCloudError:
-            return  # the intent stays, which is what it is for
+        await self.settle()
 
 
 def _row(message_id: str) -> bytes:

@@ -169,6 +169,13 @@ def content(message: bytes, part: Part) -> bytes:
     return raw
 
 
+def decoded_size(part: Part) -> int:
+    """About how many bytes the content has, without decoding it."""
+    size = part.end - part.start
+    # Usual base64 lines: 57 bytes as 76 letters and CRLF.
+    return size * 57 // 78 if part.encoding == "base64" else size
+
+
 def text(message: bytes, part: Part, at_most: int) -> tuple[str, bool]:
     """A text part as at most `at_most` characters with LF line ends, and whether it was cut."""
     data = content(message, part)

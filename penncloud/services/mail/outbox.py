@@ -165,7 +165,7 @@ class Outbox:
             for n, (domain, recipients) in enumerate(by_domain.items())
         ]
         await self._queue.finish(claimed, successors)
-        await self._bodies.release(item.message_id, item.holder)
+        await self._bodies.release_done(item.message_id, item.holder)
 
     async def _sorted(self, addresses: Sequence[Address]) -> tuple[list[str], list[Address]]:
         """User names of the local recipients (each once), and the outside addresses."""

@@ -2,7 +2,7 @@
 
     row queue/SHARD
       item/ID          JSON `Item`
-      due/MS/ID        when an item is to be looked at: Unix milliseconds, 12 hex digits
+      due/MS/ID        the item's domain; MS says when to look at it: Unix milliseconds, 12 hex digits
       done/DAY/ID      JSON `Done`: finished, so that it is never queued again by a late retry
 
 An item begins as a *submission* (no `domain`): what its author sent, to be filed and split. Splitting is
@@ -19,7 +19,7 @@ was sent, so it gives up before anybody else takes over.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -35,6 +35,7 @@ from penncloud.client.table import (
 )
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
+from penncloud.wire.limits import MAX_SCAN_CELLS
 
 SHARDS = 8
 # Seconds that a lease lasts without being renewed, and between renewals.
@@ -133,11 +134,16 @@ class Queue:
             raise AlreadyQueued(f"{item.id} was queued before") from conflict
         return Claimed(item, version, before + LEASE_S)
 
-    async def due(self, shard: int, limit: int) -> tuple[list[tuple[Item, int]], float | None]:
-        """Items that we may claim now, with their versions; and the Unix time to look again."""
+    async def due(
+        self, shard: int, limit: int, skip: Collection[str] = ()
+    ) -> tuple[list[tuple[Item, int]], float | None]:
+        """Items that we may claim now, with their versions; and the Unix time to look again.
+
+        At most `limit`, none for a domain of `skip`: one slow domain does not hide the others.
+        """
         row = b"queue/%02d" % shard
         now = self._environment.now()
-        page = await self._table.scan(row, b"due/", b"due0", limit=limit)
+        page = await self._table.scan(row, b"due/", b"due0", limit=MAX_SCAN_CELLS)
         free: list[tuple[Item, int]] = []
         again: float | None = None
         seen: set[str] = set()
@@ -147,11 +153,16 @@ class Queue:
             if due > now:
                 again = due if again is None else min(again, due)
                 break
+            if len(free) == limit:
+                again = now
+                break
+            seen.add(item_id)
+            if cell.value.decode() in skip:
+                continue
             found = await self._table.get(row, _item(item_id))
             if found is None:
                 continue
             item = msgspec.json.decode(found.value, type=Item)
-            seen.add(item_id)
             wait = self._lease_left(item, found.version)
             if wait > 0:
                 again = now + wait if again is None else min(again, now + wait)
@@ -289,7 +300,10 @@ def row_of(item_id: str) -> bytes:
 
 
 def _puts(item: Item) -> list[SubOperation]:
-    return [PutCell(_item(item.id), msgspec.json.encode(item)), PutCell(_due(item), b"")]
+    return [
+        PutCell(_item(item.id), msgspec.json.encode(item)),
+        PutCell(_due(item), item.domain.encode()),
+    ]
 
 
 def _item(item_id: str) -> bytes:

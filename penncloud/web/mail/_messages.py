@@ -31,21 +31,12 @@ class Opened:
     listed: Listed
     raw: bytes
     structure: mime.Structure
-
-    @property
-    def text(self) -> str:
-        """The plain text, or ""; of HTML alone nothing."""
-        part = self.structure.first("text/plain")
-        return mime.text(self.raw, part, MAX_TEXT_CHARS)[0] if part is not None else ""
+    text: str  # the plain text; empty if there is HTML alone
+    is_text_cut: bool
 
     @property
     def has_html(self) -> bool:
         return self.structure.first("text/html") is not None
-
-    @property
-    def is_text_cut(self) -> bool:
-        part = self.structure.first("text/plain")
-        return part is not None and mime.text(self.raw, part, MAX_TEXT_CHARS)[1]
 
     def addresses(self, name: str, at_most: int = 100) -> list[Shown]:
         """The addresses in a header."""
@@ -76,16 +67,26 @@ class Messages:
         await self._slots.acquire()
         try:
             raw = await self._post.bodies.read_all(listed.entry.id, MAX_OPENED_BYTES)
-            structure = await self._environment.run_in_thread(mime.parse, raw)
+            return await self._environment.run_in_thread(_take_apart, listed, raw)
         except NoSuchMessage as error:
             raise WebError(404, "This message is not here any more.") from error
         finally:
             self._slots.release()
-        return Opened(listed, raw, structure)
+
+    async def content(self, opened: Opened, part: mime.Part) -> bytes:
+        """A part's decoded content."""
+        return await self._environment.run_in_thread(mime.content, opened.raw, part)
 
     async def safe_html(self, opened: Opened) -> tuple[str, bool]:
         """The HTML part made harmless, and whether pictures from elsewhere were left out."""
         return await self._environment.run_in_thread(_safe_html, opened)
+
+
+def _take_apart(listed: Listed, raw: bytes) -> Opened:
+    structure = mime.parse(raw)
+    part = structure.first("text/plain")
+    text, is_cut = ("", False) if part is None else mime.text(raw, part, MAX_TEXT_CHARS)
+    return Opened(listed, raw, structure, text, is_cut)
 
 
 def _safe_html(opened: Opened) -> tuple[str, bool]:

@@ -87,9 +87,7 @@ class Reading:
             shows_html=opened.has_html and request.query.text("view", "") != "text",
             has_html=opened.has_html,
             has_text=opened.structure.first("text/plain") is not None,
-            attachments=[
-                (part, len(mime.content(opened.raw, part))) for part in opened.structure.attachments
-            ],
+            attachments=[(part, mime.decoded_size(part)) for part in opened.structure.attachments],
             thread=[each for each in thread if each.stamp != stamp or each.box != box],
             thread_place=next(
                 (n for n, each in enumerate(thread) if each.stamp == stamp and each.box == box), 0
@@ -142,7 +140,7 @@ class Reading:
         if not parts:
             raise WebError(404, "The message has no such attachment.")
         _as_download(request, parts[0].download_name, parts[0].content_type)
-        return mime.content(opened.raw, parts[0])
+        return await self._messages.content(opened, parts[0])
 
     async def mark(self, request: WebRequest, box: str, stamp: str) -> bytes:
         await self._messages.find(request.login.name, box, stamp)
