@@ -177,9 +177,11 @@ def _on_signals(reactor: Any, launcher: Launcher, stop: Deferred[None]) -> None:
     def on_signal(*_: object) -> None:
         reactor.callFromThread(asked)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants SIGHUP
-            signal.signal(number, on_signal)
+    # SIGINT also where a shell has it ignored, as it does for what a script starts with `&`.
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, on_signal)
 
 
 def _leave_the_terminal(ready_fd: int) -> None:
