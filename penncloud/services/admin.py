@@ -71,7 +71,7 @@ class Effect:
     destructive: bool
 
 
-_ORDER: Final = {"lb": 0, "http": 1, "smtp": 2, "coordinator": 3, "storage": 4}
+_ORDER: Final = {"lb": 0, "http": 1, "smtp": 2, "coordinator": 3, "storage": 4, "agent": 5}
 
 
 def servers_of(view: ClusterView) -> list[Server]:
@@ -108,6 +108,8 @@ def _natural(node_id: str) -> tuple[str, int]:
 
 
 def _actions(node: NodeInfo) -> tuple[Action, ...]:
+    if node.role == "agent":
+        return ()  # It is the one that stops and starts the others.
     first: tuple[Action, ...] = ("start",) if node.state == "dead" else ("restart", "stop")
     if node.role != "http":
         return first
@@ -153,6 +155,8 @@ def find_server(view: ClusterView, node_id: str) -> Server:
 
 
 def _why_not(server: Server, action: Action) -> str:
+    if server.role == "agent":
+        return f"{server.id} starts and stops the servers of its host; nobody does that to it."
     if action in ("enable", "disable"):
         if server.role != "http":
             return f"{server.id} is not a frontend: only those are enabled and disabled."

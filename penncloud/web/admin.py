@@ -43,6 +43,7 @@ _ROLES: Final = {
     "smtp": "mail server",
     "coordinator": "coordinator",
     "storage": "storage server",
+    "agent": "agent of a host",
 }
 
 
@@ -217,6 +218,8 @@ def _action(text: str) -> Action:
 
 def _possible(role: str) -> tuple[Action, ...]:
     """The buttons of a role, of which the page shows those that apply."""
+    if role == "agent":
+        return ()
     return ACTIONS if role == "http" else ("start", "stop", "restart")
 
 

@@ -24,6 +24,9 @@ function update(row, server) {
   const state = field("state");
   show(state, server.state);
   state.className = `state ${server.state}`;
+  const silent = field("silent");
+  silent.hidden = server.state === "live";
+  show(silent, `silent for ${Math.round(server.seen_s)} s`);
   field("disabled").hidden = server.enabled;
   for (const button of row.querySelectorAll("[data-action]")) {
     button.hidden = !server.actions.includes(button.dataset.action);

@@ -120,13 +120,20 @@ class EffectTests(SynchronousTestCase):
                     self.assertTrue(said.destructive)
 
     def test_what_does_not_apply_is_refused(self) -> None:
-        """A live server is not started, a dead one not stopped, a storage server not disabled."""
-        view = self.view(node("http-1", enabled=False), node("storage-1"), node("smtp-1", "dead"))
+        """A live server is not started, a dead one not stopped, an agent neither."""
+        view = self.view(
+            node("http-1", enabled=False),
+            node("storage-1"),
+            node("smtp-1", "dead"),
+            node("agent-1"),
+        )
         for node_id, action in (
             ("http-1", "disable"),
             ("http-1", "start"),
             ("storage-1", "disable"),
             ("smtp-1", "stop"),
+            ("agent-1", "stop"),
+            ("agent-1", "start"),
         ):
             with self.assertRaises(NotApplicable):
                 effect(view, node_id, action, "")  # type: ignore[arg-type]
