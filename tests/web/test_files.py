@@ -501,6 +501,11 @@ class Downloads(FilesCase):
                 self.assertNotIn("script", answer.header("content-security-policy"))
                 self.assertEqual(answer.header("x-content-type-options"), "nosniff")
 
+    async def test_the_icon_may_be_shown_beside_a_sandbox(self) -> None:
+        """A tab with a user's file asks for the icon from an origin of its own."""
+        icon = await self.browser.get("/favicon.ico")
+        self.assertEqual(icon.header("cross-origin-resource-policy"), "cross-origin")
+
     async def test_empty_file(self) -> None:
         """Nothing, with its length; no range of it."""
         await self.client.put("f", b"")
