@@ -264,7 +264,7 @@ export class Uploads extends EventTarget {
 
   drawRow(upload) {
     const row = (upload.row ??= this.row(upload));
-    row.className = upload.state;
+    row.dataset.state = upload.state;
     row.querySelector(".upload-state").textContent = upload.text || (upload.state === "waiting" ? "Waiting" : "");
     const bar = row.querySelector("progress");
     bar.max = upload.file.size || 1;
