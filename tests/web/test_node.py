@@ -125,6 +125,14 @@ class HttpNodeTests(TestCase):
         await node.stop()
         self.assertEqual(self.notes, ["start", "stop"])
 
+    async def test_sweeps_the_files_of_every_account(self) -> None:
+        """Each account is visited once, however many pages of the list there are."""
+        node = self.node(MemoryTable())
+        names = [f"user{number:03}" for number in range(205)]
+        for name in names:
+            await node.context.accounts.create(name, "correct horse")
+        self.assertEqual([name async for name in node._account_names()], names)
+
     async def test_can_be_stopped_while_it_waits_for_the_store(self) -> None:
         """A cluster that never came up can still be ended."""
         table = MemoryTable(unavailable=True)
