@@ -49,7 +49,7 @@ from penncloud.lsm.options import EngineOptions
 from penncloud.lsm.recovery import Replay, TabletTail
 from penncloud.lsm.sizes import Estimate, estimate, split_point
 from penncloud.lsm.snapshot import Snapshot
-from penncloud.lsm.store import Batch, Store
+from penncloud.lsm.store import Batch, Store, read_blob
 from penncloud.lsm.tablet import ScannedCell, TabletStore
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
@@ -134,7 +134,7 @@ class Engine:
         store = self._store.add_tablet(tablet, state)
         meta = b""
         try:
-            meta = self._store.read_meta(state.meta)
+            meta = read_blob(self._store.disk, state.meta)
         except TableDamaged as error:
             store.damage(error)
         if tail.damaged and not store.damaged:

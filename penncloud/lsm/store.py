@@ -49,6 +49,23 @@ def meta_path(number: int) -> str:
     return f"{TABLES}/{number:08x}.meta"
 
 
+def read_blob(disk: Disk, number: int) -> bytes:
+    """The owner's blob of a checkpoint. Raises TableDamaged."""
+    if not number:
+        return b""
+    path = meta_path(number)
+    try:
+        data = disk.read(path)
+    except FileNotFoundError:
+        raise TableDamaged(path, 0, "missing") from None
+    except DiskError as error:
+        raise TableDamaged(path, 0, str(error)) from error
+    record = decode(data, 0, 0)
+    if record is None or record.end != len(data):
+        raise TableDamaged(path, 0, "the checksum does not match")
+    return record.payload
+
+
 class Store:
     """One server's engine directory, opened."""
 
@@ -192,22 +209,6 @@ class Store:
         finally:
             file.close().addErrback(lambda failure: failure.trap(DiskError))
         return number
-
-    def read_meta(self, number: int) -> bytes:
-        """The reverse. Raises TableDamaged."""
-        if not number:
-            return b""
-        path = meta_path(number)
-        try:
-            data = self.disk.read(path)
-        except FileNotFoundError:
-            raise TableDamaged(path, 0, "missing") from None
-        except DiskError as error:
-            raise TableDamaged(path, 0, str(error)) from error
-        record = decode(data, 0, 0)
-        if record is None or record.end != len(data):
-            raise TableDamaged(path, 0, "the checksum does not match")
-        return record.payload
 
     # -- tablets ------------------------------------------------------------------------------
 
