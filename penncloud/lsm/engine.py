@@ -51,6 +51,7 @@ from penncloud.lsm.sizes import Estimate, estimate, split_point
 from penncloud.lsm.snapshot import Snapshot
 from penncloud.lsm.store import Batch, Store, read_blob
 from penncloud.lsm.tablet import ScannedCell, TabletStore
+from penncloud.lsm.transfer import CheckpointExport, CheckpointImport, Description
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import DiskFull, PennCloudError
@@ -130,27 +131,29 @@ class Engine:
         return found
 
     def _open_tablet(self, tablet: int, tail: TabletTail) -> TabletRecovery:
-        state = tail.state
-        store = self._store.add_tablet(tablet, state)
-        meta = b""
-        try:
-            meta = read_blob(self._store.disk, state.meta)
-        except TableDamaged as error:
-            store.damage(error)
+        store = self._store.add_tablet(tablet, tail.state)
         if tail.damaged and not store.damaged:
             store.on_damage(store, tail.damaged)
         for pending in tail.entries:
             store.add(pending.entry, pending.position)
         store.prepared = store.durable
+        return self._recovery(store, [pending.entry for pending in tail.entries])
+
+    def _recovery(self, store: TabletStore, tail: list[Entry]) -> TabletRecovery:
+        state, meta = store.state, b""
+        try:
+            meta = read_blob(self._store.disk, state.meta)
+        except TableDamaged as error:
+            store.damage(error)
         return TabletRecovery(
-            tablet,
+            store.tablet,
             state.lo,
             state.hi,
             state.checkpoint_no,
             state.version,
             state.entry_cfg,
             meta,
-            [pending.entry for pending in tail.entries],
+            tail,
             store.damaged,
         )
 
@@ -273,6 +276,39 @@ class Engine:
         if store is None:
             raise NoSuchTablet(tablet)
         return store
+
+    async def export(self, tablet: int) -> tuple[CheckpointExport, Description]:
+        """Make a checkpoint and hold it for another server; see `transfer`. The export is to be closed.
+
+        Raises TabletDamaged, DiskError.
+        """
+        await self.checkpoint(tablet)
+        store = self._tablet(tablet)
+        export = CheckpointExport(self._store, self.snapshot(tablet), store.state, tablet)
+        try:
+            return export, await export.open()
+        except BaseException:
+            export.close()
+            raise
+
+    async def begin_import(self, description: Description) -> CheckpointImport:
+        """Begin to take a checkpoint from another server, or go on with it; see `transfer`."""
+        transfer = CheckpointImport(self._store, description)
+        await transfer.open()
+        return transfer
+
+    async def finish_import(self, transfer: CheckpointImport) -> TabletRecovery:
+        """Let the tablet of a complete transfer take the place of the one of its number, if any.
+
+        The owner has stopped writing to that one. Raises TableDamaged, DiskError.
+        """
+        tablet = transfer.description.tablet
+        if tablet in self._tablets:
+            async with self._sealed(tablet):
+                await transfer.finish(self._forget)
+        else:
+            await transfer.finish(lambda _tablet: None)
+        return self._recovery(self._tablets[tablet], [])
 
     # -- writing ------------------------------------------------------------------------------
 

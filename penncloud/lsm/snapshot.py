@@ -18,7 +18,7 @@ from penncloud.lsm.tablet import ScannedCell, Source, TabletStore, get_slot, sca
 
 
 class Snapshot:
-    """See the module. `version` is the last one in it. Reads raise TabletDamaged."""
+    """See the module. `version` is the last one in it, `tables` its files. Reads raise TabletDamaged."""
 
     def __init__(self, store: TabletStore, release: Callable[[Table], None]) -> None:
         store.freeze()
@@ -26,11 +26,11 @@ class Snapshot:
         self._store = store
         self._low, self._high = hash_key(store.state.lo), hash_key(store.state.hi)
         self._memtables = list(store.frozen)
-        self._tables = [table.retain() for table in store.tables]
+        self.tables = [table.retain() for table in store.tables]
         self._release = release
 
     def get(self, row: bytes, col: bytes) -> StoredCell | None:
-        slot = get_slot(self._memtables, self._tables, pack(row, col), self._store)
+        slot = get_slot(self._memtables, self.tables, pack(row, col), self._store)
         return slot if isinstance(slot, StoredCell) else None
 
     def scan(
@@ -47,11 +47,11 @@ class Snapshot:
 
     @property
     def _sources(self) -> list[Source]:
-        return [*self._memtables, *self._tables]
+        return [*self._memtables, *self.tables]
 
     def close(self) -> None:
         """Let go of the files; the snapshot is not read any more."""
-        for table in self._tables:
+        for table in self.tables:
             self._release(table)
-        self._tables = []
+        self.tables = []
         self._memtables = []

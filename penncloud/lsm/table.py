@@ -30,6 +30,7 @@ from penncloud.lsm.bloom import digest_of, may_contain
 from penncloud.lsm.cache import BlockCache
 from penncloud.lsm.errors import NewerFormat, TableDamaged
 from penncloud.lsm.memtable import Slot, StoredCell
+from penncloud.lsm.pacing import Pacer
 from penncloud.platform.disk import Disk, ReadFile
 from penncloud.platform.errors import DiskError
 
@@ -192,6 +193,16 @@ class Table:
 
     def verify(self) -> None:
         """Check every block and the order of keys. Raises TableDamaged."""
+        for _block in self._verified_blocks():
+            pass
+
+    async def verify_in_slices(self, pacer: Pacer) -> None:
+        """The same, beside other work."""
+        for _block in self._verified_blocks():
+            if pacer.due():
+                await pacer.rest()
+
+    def _verified_blocks(self) -> Iterator[None]:
         index = _Index(Block(self._content(*self._index_at)), self.path, self._index_at[0])
         words = self._content(*self._filter_at)
         previous, cells = b"", 0
@@ -205,6 +216,7 @@ class Table:
                     raise TableDamaged(self.path, place[0], "keys are out of order")
                 self._verify_filter(words, current, place[0])
                 previous, cells = current, cells + 1
+            yield
         if cells != self.properties.cells:
             raise TableDamaged(self.path, 0, "the number of cells does not match")
 
