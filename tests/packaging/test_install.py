@@ -7,6 +7,7 @@ environment that runs the tests.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -38,10 +39,13 @@ print(json.dumps({
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
+    # Trial's workers hand down a path that leads to the checkout.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         capture_output=True,
+        env=environment,
         text=True,
         timeout=300,
         check=False,
