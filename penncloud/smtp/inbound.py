@@ -1,7 +1,7 @@
 """One client's session with the SMTP server (RFC 5321): Twisted's ESMTP, with its own reading of lines.
 
 Theory of operation
-    Input is kept in `_buffer` and taken from there one command, or one piece of a message, at a time.
+    Input is kept in `_input` and taken from there one command, or one piece of a message, at a time.
     A command that has to ask the store is a coroutine; while it runs nothing more is taken, so replies
     come in the order of the commands however the client pipelines, and when much waits the
     transport is paused. Thus the store's pace is the client's pace, and memory stays flat.
@@ -56,7 +56,7 @@ class Session(ESMTP):
         self.client = ""
         self.is_busy = False
         self._server = server
-        self._buffer = b""
+        self._input = bytearray()  # cut at its front without copying the rest
         self._is_paused = False
         self._is_taking = False
         self._is_closing = False
@@ -101,7 +101,7 @@ class Session(ESMTP):
     def dataReceived(self, data: bytes) -> None:
         if self._is_closing:
             return
-        self._buffer += data
+        self._input += data
         self.resetTimeout()
         self._take()
 
@@ -113,7 +113,7 @@ class Session(ESMTP):
 
     def _close(self) -> None:
         self._is_closing = True
-        self._buffer = b""
+        self._input.clear()
         self.setTimeout(None)
         self._stop_data_timer()
         self.transport.loseConnection()
@@ -134,16 +134,16 @@ class Session(ESMTP):
         if self._is_taking:
             return  # a command was done at once: the loop below goes on
         self._is_taking = True
-        while self._buffer and not self.is_busy and not self._is_closing:
-            before = len(self._buffer)
+        while self._input and not self.is_busy and not self._is_closing:
+            before = len(self._input)
             if self.mode == DATA:
                 self._take_data()
             else:
                 self._take_line()
-            if len(self._buffer) == before and not self.is_busy:
+            if len(self._input) == before and not self.is_busy:
                 break  # the rest of the line has not come yet
         self._is_taking = False
-        waits = self.is_busy and len(self._buffer) > MAX_WAITING_BYTES
+        waits = self.is_busy and len(self._input) > MAX_WAITING_BYTES
         if waits != self._is_paused and not self._is_lost:
             self._is_paused = waits
             if waits:
@@ -176,14 +176,15 @@ class Session(ESMTP):
             self._take()
 
     def _take_line(self) -> None:
-        end = self._buffer.find(b"\n")
+        end = self._input.find(b"\n")
         if end < 0:
-            if len(self._buffer) > MAX_COMMAND_BYTES:
+            if len(self._input) > MAX_COMMAND_BYTES:
                 self._too_long = True
                 # A CR may be the first half of the line's end.
-                self._buffer = b"\r" if self._buffer.endswith(b"\r") else b""
+                del self._input[: len(self._input) - self._input.endswith(b"\r")]
             return
-        line, self._buffer = self._buffer[: end + 1], self._buffer[end + 1 :]
+        line = bytes(self._input[: end + 1])
+        del self._input[: end + 1]
         too_long, self._too_long = self._too_long or len(line) > MAX_COMMAND_BYTES, False
         if too_long:
             self._refuse(Refusal(500, "5.5.2", f"A line has at most {MAX_COMMAND_BYTES} bytes"))
@@ -307,7 +308,7 @@ class Session(ESMTP):
 
     def _distrust(self) -> None:
         """DATA was refused, but more came with it: a message that must not be read as commands."""
-        if self._buffer:
+        if self._input:
             self._say(421, "4.7.0", "Input was sent before the answer to DATA")
             self._close()
 
@@ -334,12 +335,13 @@ class Session(ESMTP):
     # -- the message -------------------------------------------------------------------------------
 
     def _take_data(self) -> None:
-        data, self._buffer = self._buffer, b""
+        data = bytes(self._input)
+        self._input.clear()
         lines, rest = self._reader.feed(data)
         if rest is not None:
             self.mode = COMMAND
             self._stop_data_timer()
-            self._buffer = rest
+            self._input += rest
             self._run(self._end_data(lines))
         elif lines:
             self._run(self._write(lines))
@@ -386,10 +388,13 @@ class Session(ESMTP):
             self._abandon()
             self._forget()
         if refusal is not None:
+            self._server.answered(refusal.code)
             self._refuse(refusal)
         elif self._store_failed or incoming is None:
+            self._server.answered(451)
             self._say(451, "4.3.0", "The mail store cannot be reached; try again later")
         else:
+            self._server.answered(250)
             self._say(250, "2.0.0", f"Stored as {incoming.writer.message_id}")
 
     def _verdict(self, more_bytes: int) -> Refusal | None:

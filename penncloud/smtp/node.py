@@ -57,7 +57,7 @@ class SmtpNode:
         accounts = Accounts(table, environment)
         post = PostOffice(table, bodies, environment, accounts, cluster.domain)
         self._inbound = InboundServer(
-            environment, Reception(environment, post, hostname), limits_of(role)
+            environment, Reception(environment, post, hostname), registry, limits_of(role)
         )
         queue = Queue(table, environment, role.id, new_incarnation(environment))
         resolver = make_resolver(environment, role.resolver)

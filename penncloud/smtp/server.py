@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import define, field, frozen
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import deferLater
 
@@ -34,11 +35,28 @@ class InboundServer(ServerFactory):
 
     environment: Environment
     reception: Reception
+    registry: CollectorRegistry
     limits: Limits = Limits()
     is_stopping: bool = False
     sessions: set[Session] = field(factory=set)
+    _messages: Counter = field(init=False)
 
     noisy = False
+
+    def __attrs_post_init__(self) -> None:
+        self._messages = Counter(
+            "penncloud_smtp_messages",
+            "Messages by the code of the answer to their end.",
+            ["code"],
+            registry=self.registry,
+        )
+        Gauge(
+            "penncloud_smtp_sessions", "Open connections of clients.", registry=self.registry
+        ).set_function(lambda: len(self.sessions))
+
+    def answered(self, code: int) -> None:
+        """Count a message."""
+        self._messages.labels(str(code)).inc()
 
     def buildProtocol(self, addr: Any) -> Session:
         return Session(self)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
@@ -104,6 +104,26 @@ class MailPeersTests(TestCase):
             refused = await self.swaks("--from", "x@example.org", "--to", recipient)
             self.assertEqual(refused.returncode, 24)
             self.assertIn(f"<** {code}", refused.stdout)
+
+    async def test_large_messages_do_not_grow_the_server(self) -> None:
+        """24 MB in one message, several at once: the server's memory grows by less than one of them."""
+        await self.browser("bob")
+        status = f"/proc/{self.cluster.pid('smtp-1')}/status"
+
+        def peak_bytes() -> int:
+            with open(status) as file:
+                found = re.search(r"VmHWM:\s+(\d+) kB", file.read())
+            assert found is not None
+            return int(found[1]) * 1024
+
+        def send() -> None:
+            with smtplib.SMTP("127.0.0.1", self.port, timeout=120) as client:
+                text = "Subject: large\r\n\r\n" + ("y" * 70 + "\r\n") * (24_000_000 // 72)
+                client.sendmail("x@example.org", ["bob@penncloud"], text)
+
+        before = peak_bytes()
+        await gatherResults([deferToThread(send) for _ in range(3)])
+        self.assertLess(peak_bytes() - before, 24_000_000)
 
     async def test_out_and_bounce(self) -> None:
         """A message goes to the second MX when the first is away; a refusal comes back as a bounce."""

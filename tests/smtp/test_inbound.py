@@ -6,6 +6,7 @@ import smtplib
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -70,6 +71,7 @@ class ServerCase(TestCase):
         self.server = InboundServer(
             self.world.environment,
             Reception(self.world.environment, self.world.post, "mx.penncloud"),
+            CollectorRegistry(),
             self.limits,
         )
         self.port: Any = reactor.listenTCP(0, self.server, interface="127.0.0.1")
@@ -83,6 +85,14 @@ class ServerCase(TestCase):
         for client in self.clients:
             await client.closed
         await self.server.stop()
+
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        for _ in range(10_000):
+            if condition():
+                return
+            turn: Deferred[None] = Deferred()
+            reactor.callLater(0, turn.callback, None)
+            await turn
 
     async def connect(self) -> Raw:
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port.getHost().port)
@@ -186,6 +196,52 @@ class CommandTests(ServerCase):
         client.send(b"EHLO me\r\nNOOP\nMAIL FROM:<a\rb@c>\r\nNO\x00OP\r\nNOOP\r\n")
         replies = await client.replies(6)
         self.assertEqual([r[:3] for r in replies[2:]], ["500", "500", "500", "250"])
+
+    async def test_answers_keep_the_order_of_questions(self) -> None:
+        """Pipelined commands are answered in order although some have to wait for the store."""
+        waiting: list[Deferred[None]] = []
+
+        async def slow(address: Any) -> str:
+            turn: Deferred[None] = Deferred()
+            waiting.append(turn)
+            await turn
+            return str(address.local)
+
+        self.patch(self.server.reception, "accept_recipient", slow)
+        client = await self.connect()
+        names = [b"u%d" % n for n in range(5)]
+        client.send(
+            b"EHLO me\r\nMAIL FROM:<a@b>\r\n"
+            + b"".join(b"RCPT TO:<" + name + b"@penncloud>\r\nVRFY x\r\n" for name in names)
+            + b"QUIT\r\n"
+        )
+        await client.replies(3)
+        for n in range(5):
+            await self.wait_for(lambda n=n: len(waiting) == n + 1)  # type: ignore[misc]
+            waiting[n].callback(None)
+        await client.closed
+        codes = [reply[:3] for reply in client.finals()]
+        self.assertEqual(codes, ["220", "250", "250", *["250", "252"] * 5, "221"])
+
+    async def test_a_flood_waits_outside(self) -> None:
+        """A client that sends on while the store is slow is not read: memory stays bounded."""
+        turn: Deferred[None] = Deferred()
+
+        async def slow(address: Any) -> str:
+            await turn
+            return "bob"
+
+        self.patch(self.server.reception, "accept_recipient", slow)
+        client = await self.connect()
+        client.send(b"EHLO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<bob@penncloud>\r\n")
+        client.send(b"NOOP\r\n" * 100_000)
+        session = next(iter(self.server.sessions))
+        await self.wait_for(lambda: session._is_paused)
+        self.assertLess(len(session._input), 300_000)
+        turn.callback(None)
+        client.send(b"QUIT\r\n")
+        await client.closed
+        self.assertEqual(len(client.finals()), 100_000 + 5)
 
     async def test_long_command(self) -> None:
         """A command line without end gets one 500, however long it is, and the session goes on."""
@@ -388,14 +444,6 @@ class DeliveryTests(ServerCase):
         await client.closed
         await self.wait_for(lambda: not self.server.sessions)
         self.assertEqual(self.world.rows(b"blob/") + self.world.rows(b"mail-intents/"), [])
-
-    async def wait_for(self, condition: Callable[[], bool]) -> None:
-        for _ in range(100):
-            if condition():
-                return
-            turn: Deferred[None] = Deferred()
-            reactor.callLater(0, turn.callback, None)
-            await turn
 
 
 class LimitTests(ServerCase):

@@ -102,6 +102,19 @@ class RoutingTests(RelayCase):
 
 
 class ConversationTests(RelayCase):
+    async def test_no_route(self) -> None:
+        """A null MX and a missing domain are refusals at once; silent name servers are not."""
+        self.zone.mx["null.org"] = [(0, "")]
+        self.zone.mx["broken.org"] = RuntimeError("the name server has an error")
+        for domain, code in (
+            ("null.org", (550, "5.1.10")),
+            ("nowhere.org", (550, "5.1.2")),
+            ("broken.org", (450, "4.4.3")),
+        ):
+            verdicts = await self.send(domain, job_of(f"b@{domain}"))
+            self.assertEqual(self.codes(verdicts), {f"b@{domain}": code})
+        self.flushLoggedErrors(RuntimeError)
+
     async def test_delivery(self) -> None:
         """The message arrives byte for byte, dots and pieces notwithstanding."""
         server = self.serve("127.0.0.1")
