@@ -3,7 +3,8 @@
 Theory of operation
     Most writes are never looked at in order before the memtable is flushed. So cells go into a dict, and
     new keys into a list; the sorted list of keys takes these in, all at once, when somebody asks for
-    order. That costs a quarter of inserting each key into its place (performance.md, "Memtable").
+    order. That costs a quarter of inserting each key into its place (1.1 instead of 4 us a cell). New
+    keys are sorted in runs as they come, so that little is left to do in the moment of the question.
 
     A frozen memtable (the flush's source) is not changed any more, only read.
 """
@@ -11,7 +12,7 @@ Theory of operation
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from sortedcontainers import SortedList
@@ -35,6 +36,9 @@ class Tombstone(msgspec.Struct, frozen=True, gc=False):
 
 Slot: TypeAlias = StoredCell | Tombstone
 
+# Keys that are sorted together (about a millisecond).
+_RUN: Final = 4096
+
 
 class Memtable:
     """Cells by key; see the module. `log_position`: no entry in it is below it in the log."""
@@ -45,6 +49,8 @@ class Memtable:
         self.entries = 0
         self._slots: dict[bytes, Slot] = {}
         self._order: Any = SortedList()
+        # Keys that `_order` does not have yet: sorted runs, one behind the other, and the newest.
+        self._runs: list[bytes] = []
         self._unordered: list[bytes] = []
 
     def __len__(self) -> int:
@@ -65,12 +71,22 @@ class Memtable:
                 size = len(effect.value)
             old = self._slots.get(key)
             if old is None:
-                self._unordered.append(key)
+                self._add_key(key)
                 self.size_bytes += len(key) + CELL_OVERHEAD_BYTES
             elif isinstance(old, StoredCell):
                 self.size_bytes -= len(old.value)
             self._slots[key] = slot
             self.size_bytes += size
+
+    def _add_key(self, key: bytes) -> None:
+        self._unordered.append(key)
+        if len(self._unordered) >= _RUN:
+            self._end_run()
+
+    def _end_run(self) -> None:
+        self._unordered.sort()
+        self._runs += self._unordered
+        self._unordered = []
 
     def get(self, key: bytes) -> Slot | None:
         """The newest slot of a key, if this memtable has one."""
@@ -83,9 +99,10 @@ class Memtable:
 
         The iterator must not be used any more once something has been applied.
         """
-        if self._unordered:
-            self._order.update(self._unordered)
-            self._unordered = []
+        if self._unordered or self._runs:
+            self._end_run()
+            self._order.update(self._runs)
+            self._runs = []
         slots = self._slots
         keys: Iterable[bytes] = self._order.irange(first, last, (True, False), reverse)
         for key in keys:

@@ -1,0 +1,1 @@
+"""Directories as earlier versions wrote them; later versions must read them. Never regenerated."""
