@@ -38,7 +38,9 @@ async function refresh() {
   try {
     do {
       again = false;
-      const answer = await request(location.href, { headers: { accept: "text/html" } });
+      // An open message may just be on its way to be deleted: the inbox tells as well what is unread.
+      const source = list ? location.href : "/mail";
+      const answer = await request(source, { headers: { accept: "text/html" } });
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       replace(fresh);
     } while (again);
@@ -52,6 +54,13 @@ async function refresh() {
 function replace(fresh) {
   const boxes = document.querySelector(".boxes");
   const newBoxes = fresh.querySelector(".boxes");
+  for (const link of newBoxes?.querySelectorAll("a") ?? []) {
+    const here = boxes?.querySelector(`a[href="${link.getAttribute("href")}"][aria-current]`);
+    link.toggleAttribute("aria-current", Boolean(here));
+    if (here) {
+      link.setAttribute("aria-current", "page");
+    }
+  }
   if (boxes && newBoxes && boxes.innerHTML !== newBoxes.innerHTML) {
     boxes.innerHTML = newBoxes.innerHTML;
   }

@@ -145,7 +145,7 @@ class Writing:
         now = self._context.environment.now()
 
         def write(message_id: str) -> AsyncIterator[bytes]:
-            files = _attachments(fixed.original, kept, form) if kept or has_uploads else None
+            files = self._attachments(fixed.original, kept, form) if kept or has_uploads else None
             letter = Letter(
                 sender=Shown("", sender),
                 to=tuple(shown),
@@ -162,6 +162,17 @@ class Writing:
         await self._outbox.send(
             draft.token, Outgoing(request.login.name, sender, tuple(recipients), write)
         )
+
+    async def _attachments(
+        self, original: Opened | None, kept: list[mime.Part], form: DraftForm
+    ) -> AsyncIterator[Attachment]:
+        """First those of a forwarded message, then the files as the browser sends them."""
+        for part in kept:
+            assert original is not None, "parts without a message"
+            data = await self._messages.content(original, part)
+            yield Attachment(part.download_name, part.content_type, _once(data))
+        async for upload in form.uploads():
+            yield _attachment(upload)
 
     async def _fixed(self, request: WebRequest, draft: Draft) -> _Fixed:
         if draft.kind == "new":
@@ -190,19 +201,6 @@ class Writing:
             references=tuple([*known, *own][-_REFERENCES:]),
             original=original,
         )
-
-
-async def _attachments(
-    original: Opened | None, kept: list[mime.Part], form: DraftForm
-) -> AsyncIterator[Attachment]:
-    """First those of a forwarded message, then the files as the browser sends them."""
-    for part in kept:
-        assert original is not None, "parts without a message"
-        yield Attachment(
-            part.download_name, part.content_type, _once(mime.content(original.raw, part))
-        )
-    async for upload in form.uploads():
-        yield _attachment(upload)
 
 
 def _attachment(upload: Upload) -> Attachment:
