@@ -1,4 +1,4 @@
-"""Making a table file of cells, in slices and with few bytes unsynced at any moment."""
+"""Making a table file of cells, with few bytes unsynced at any moment."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from penncloud.lsm.memtable import Slot
+from penncloud.lsm.options import EngineOptions
 from penncloud.lsm.pacing import Pacer
 from penncloud.lsm.store import Store, table_path
 from penncloud.lsm.table import Table
@@ -29,7 +30,8 @@ async def build_table(
     path = table_path(number)
     file = store.disk.create(path, background=True)
     try:
-        finished = await _write(store, file, cells, at_most)
+        pacer = Pacer(store.clock)
+        finished = await write_table(file, cells, at_most, store.salt(), store.options, pacer)
         await store.disk.sync_dir("lsm/tables")
     except BaseException:
         _close(file)
@@ -46,11 +48,16 @@ async def build_table(
         raise
 
 
-async def _write(
-    store: Store, file: AppendFile, cells: Iterator[tuple[bytes, Slot]], at_most: int
+async def write_table(  # noqa: PLR0917
+    file: AppendFile,
+    cells: Iterator[tuple[bytes, Slot]],
+    at_most: int,
+    salt: int,
+    options: EngineOptions,
+    pacer: Pacer | None,
 ) -> bool:
-    writer = TableWriter(file.append, at_most, store.salt(), store.options)
-    pacer = Pacer(store.clock)
+    """Write and sync; false when there were no cells. Rests when `pacer` says so (None: never)."""
+    writer = TableWriter(file.append, at_most, salt, options)
     synced = 0
     for key, slot in cells:
         if not writer.add(key, slot):
@@ -58,8 +65,9 @@ async def _write(
         if writer.size_bytes - synced >= _SYNC_BYTES:
             synced = writer.size_bytes
             await file.sync()
-            pacer.restart()
-        elif pacer.due():
+            if pacer is not None:
+                pacer.restart()
+        elif pacer is not None and pacer.due():
             await pacer.rest()
     properties = writer.finish()
     await file.sync()

@@ -37,7 +37,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from penncloud.lsm.compaction import Compactor
+from penncloud.lsm.compaction import Compactor, Merger
 from penncloud.lsm.entry import Entry, Void, encode, encode_entries
 from penncloud.lsm.errors import NoSuchTablet, Overloaded, TableDamaged
 from penncloud.lsm.flush import Flusher
@@ -98,7 +98,9 @@ class Engine:
         environment: Environment,
         options: EngineOptions,
         registry: CollectorRegistry,
+        merger: Merger | None = None,
     ) -> None:
+        """`merger` does large compactions (None: they are done in slices in the reactor)."""
         self._options = options
         self._metrics = EngineMetrics(registry)
         self._store = Store(disk, environment, options, self._metrics)
@@ -106,7 +108,7 @@ class Engine:
         self._in_flight = self._store.in_flight
         self._stalled: deque[_Stalled] = deque()
         self._flusher = Flusher(self._store, self._flushed)
-        self._compactor = Compactor(self._store)
+        self._compactor = Compactor(self._store, merger)
         # Encoded entries on their way to the log.
         self._in_flight_bytes = 0
 

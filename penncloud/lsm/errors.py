@@ -47,3 +47,6 @@ class TableDamaged(PennCloudError):
 
     def __init__(self, path: str, offset: int, reason: str) -> None:
         super().__init__(f"{path}: {reason} (offset {offset})")
+        self.path = path
+        self.offset = offset
+        self.reason = reason

@@ -10,6 +10,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
+from penncloud.lsm.compaction import Merger
 from penncloud.lsm.engine import Engine
 from penncloud.lsm.errors import NewerFormat, StoreDamaged
 from penncloud.lsm.options import EngineOptions
@@ -34,7 +35,8 @@ FAREWELL_S: Final = 2.0
 
 
 class StorageNode:
-    """One storage server. `disk` is its data directory; it is closed by `stop`.
+    """One storage server. `disk` is its data directory; it is closed by `stop`. `merger` does large
+    compactions (None: the engine does them itself, in slices).
 
     It registers with the coordinators, which assign tablets to it, and remembers them: after a restart
     it serves them at once. When the disk has failed (`disk.on_failure`) it writes nothing any more and
@@ -50,6 +52,8 @@ class StorageNode:
         role: config.Storage,
         registry: CollectorRegistry,
         disk: Disk,
+        *,
+        merger: Merger | None = None,
     ) -> None:
         _check(role)
         self._environment = environment
@@ -57,7 +61,7 @@ class StorageNode:
         self._role = role
         self._disk = disk
         clock = environment.reactor
-        engine = Engine(disk, environment, _engine_options(role), registry)
+        engine = Engine(disk, environment, _engine_options(role), registry, merger)
         self._tablets = Tablets(role.id, clock, engine, environment.broken)
         self._text = TextFactory(clock, self._tablets, role.pipeline_depth)
         self._assignment: Assignment | None = None

@@ -20,12 +20,14 @@ def makeService(options: RoleOptions) -> IService:
     cluster, role = options.cluster, cast(Storage, options.role)
 
     def build(environment: Environment, registry: CollectorRegistry) -> Node:
+        from penncloud.lsm.merge_process import ProcessMerger
         from penncloud.storage.node import StorageNode
 
+        merger = ProcessMerger(environment.reactor, role.data_dir)
         return OnDataDirectory(
             environment.reactor,
             role.data_dir,
-            lambda disk: StorageNode(environment, cluster, role, registry, disk),
+            lambda disk: StorageNode(environment, cluster, role, registry, disk, merger=merger),
         )
 
     return RoleService(cluster, role, build)

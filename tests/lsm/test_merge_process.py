@@ -1,0 +1,82 @@
+"""Compaction in a child process: the same result as in the reactor, and failures that are told."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+from prometheus_client import CollectorRegistry
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from penncloud.lsm import compaction
+from penncloud.lsm.engine import Engine
+from penncloud.lsm.errors import TableDamaged, TabletDamaged
+from penncloud.lsm.keys import HASH_SPACE
+from penncloud.lsm.merge_process import ProcessMerger
+from penncloud.lsm.options import EngineOptions
+from penncloud.platform.child import ChildFailed
+from penncloud.platform.environment import Environment
+from penncloud.platform.real_disk import RealDisk
+from tests.lsm.machine import Machine, delete, no_threads, put
+
+
+class ProcessMergerTests(TestCase):
+    """On a real disk, with every compaction in a child."""
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        self.patch(compaction, "_CHILD_BYTES", 0)
+        self.path = self.mktemp()
+        os.mkdir(self.path)
+        self.disk = RealDisk(self.path, reactor)
+        self.merger = ProcessMerger(reactor, self.path)
+        environment = Environment(reactor, time.time, random.Random(0), os.urandom, no_threads)
+        options = EngineOptions(segment_bytes=100_000, block_bytes=500, compression="zstd")
+        self.engine = Engine(self.disk, environment, options, CollectorRegistry(), self.merger)
+        await self.engine.open()
+        await self.engine.create_tablet(1, 0, HASH_SPACE)
+        for version in (1, 2, 3):
+            effects = [put("row", f"c{n}", f"v{version}") for n in range(0, 200, version)]
+            gone = [delete("row", "c0")] if version == 3 else []
+            entry = Machine().entry(1, version, *effects, *gone)
+            await self.engine.append([entry])
+            self.engine.commit(1, version)
+            await self.engine.checkpoint(1)
+
+    async def tearDown(self) -> None:  # type: ignore[override]
+        await self.engine.close()
+        await self.disk.close()
+
+    async def test_same_cells(self) -> None:
+        """The merged table has the newest cells, and the inputs are gone."""
+        before = list(self.engine.scan_tablet(1))
+        await self.engine.compact(1)
+        self.assertEqual(list(self.engine.scan_tablet(1)), before)
+        self.assertEqual(len(before), 199)
+        self.assertEqual(len(self.disk.listdir("lsm/tables")), 1)
+        (table,) = self.engine._tablets[1].tables
+        table.verify()
+        self.assertEqual(table.properties.tombstones, 0)
+
+    async def test_damaged_input(self) -> None:
+        """What the child finds damaged is reported as in the reactor, and nothing is left over."""
+        name = os.path.join(self.path, "lsm/tables/00000001.table")
+        with open(name, "r+b") as file:
+            file.seek(700)
+            file.write(b"\0\0\0\0")
+        with self.assertRaises(TableDamaged):
+            await self.engine.compact(1)
+        with self.assertRaises(TabletDamaged):
+            self.engine.get(1, b"row", b"c0")
+        self.assertEqual(len(self.disk.listdir("lsm/tables")), 3)
+
+    async def test_killed(self) -> None:
+        """A stop does not wait for the child; nothing has happened then."""
+        before = list(self.engine.scan_tablet(1))
+        compacting = self.engine.compact(1)
+        reactor.callLater(0.05, self.merger.stop)
+        with self.assertRaises(ChildFailed):
+            await compacting
+        self.assertEqual(list(self.engine.scan_tablet(1)), before)
+        self.assertEqual(len(self.disk.listdir("lsm/tables")), 3)
