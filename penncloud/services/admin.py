@@ -74,8 +74,12 @@ class Effect:
 _ORDER: Final = {"lb": 0, "http": 1, "smtp": 2, "coordinator": 3, "storage": 4, "agent": 5}
 
 
-def servers_of(view: ClusterView) -> list[Server]:
-    """All servers of a view, ordered by role and id."""
+def servers_of(view: ClusterView, stale: bool = False) -> list[Server]:
+    """All servers of a view, ordered by role and id.
+
+    In a stale one nobody knows which still run: all may be started, stopped and restarted, and the
+    coordinators, who do not answer, are suspected.
+    """
     nodes = {node.id: node for node in view.nodes}
     for one in view.coordinators:
         if one.id not in nodes:
@@ -86,10 +90,10 @@ def servers_of(view: ClusterView) -> list[Server]:
             node.role,
             address_of(node),
             node.pid,
-            node.state,
+            "suspected" if stale and node.role == "coordinator" else node.state,
             node.enabled,
             node.seen_s,
-            _actions(node),
+            _actions(node, stale),
         )
         for node in nodes.values()
     ]
@@ -107,23 +111,27 @@ def _natural(node_id: str) -> tuple[str, int]:
     return (name, int(number)) if number.isdecimal() else (node_id, 0)
 
 
-def _actions(node: NodeInfo) -> tuple[Action, ...]:
+def _actions(node: NodeInfo, stale: bool) -> tuple[Action, ...]:
     if node.role == "agent":
         return ()  # It is the one that stops and starts the others.
+    if stale:
+        return ("start", "restart", "stop")
     first: tuple[Action, ...] = ("start",) if node.state == "dead" else ("restart", "stop")
     if node.role != "http":
         return first
     return (*first, "disable" if node.enabled else "enable")
 
 
-def effect(view: ClusterView, node_id: str, action: Action, own_id: str) -> Effect:
+def effect(
+    view: ClusterView, node_id: str, action: Action, own_id: str, stale: bool = False
+) -> Effect:
     """What `action` on a server does; `own_id` is the frontend that serves the page.
 
     Raises NoSuchNode, or NotApplicable.
     """
-    server = find_server(view, node_id)
+    server = find_server(view, node_id, stale)
     if action not in server.actions:
-        raise NotApplicable(_why_not(server, action))
+        raise NotApplicable(_why_not(server, action, stale))
     if action == "start":
         return Effect([f"{node_id} is started and takes up its work where it stopped."], False)
     if action == "enable":
@@ -146,18 +154,20 @@ def effect(view: ClusterView, node_id: str, action: Action, own_id: str) -> Effe
     return Effect(lines, True)
 
 
-def find_server(view: ClusterView, node_id: str) -> Server:
+def find_server(view: ClusterView, node_id: str, stale: bool = False) -> Server:
     """Raises NoSuchNode."""
-    for server in servers_of(view):
+    for server in servers_of(view, stale):
         if server.id == node_id:
             return server
     raise NoSuchNode(f"There is no server {node_id}.")
 
 
-def _why_not(server: Server, action: Action) -> str:
+def _why_not(server: Server, action: Action, stale: bool) -> str:
     if server.role == "agent":
         return f"{server.id} starts and stops the servers of its host; nobody does that to it."
     if action in ("enable", "disable"):
+        if stale:
+            return "No coordinator answers: frontends cannot be enabled or disabled now."
         if server.role != "http":
             return f"{server.id} is not a frontend: only those are enabled and disabled."
         return f"{server.id} is {'enabled' if server.enabled else 'disabled'} already."
@@ -256,7 +266,7 @@ class Administration:
         """The servers and tablets now, or as last known. Raises Unavailable when never known."""
         view, stale = await self._current()
         age_s = self.environment.reactor.seconds() - self._seen_at
-        return Overview(servers_of(view), view.tablets, age_s, stale)
+        return Overview(servers_of(view, stale), view.tablets, age_s, stale)
 
     async def server_ids(self) -> dict[str, str]:
         """host:port -> id of every server; empty when it was never known."""
@@ -268,8 +278,8 @@ class Administration:
 
     async def effect(self, node_id: str, action: Action) -> Effect:
         """What the action would do now. Raises NoSuchNode, NotApplicable, Unavailable."""
-        view, _ = await self._current()
-        return effect(view, node_id, action, self.own_id)
+        view, stale = await self._current()
+        return effect(view, node_id, action, self.own_id, stale)
 
     async def perform(self, actor: str, node_id: str, action: Action) -> None:
         """Do it, with an entry in the audit log before and after.

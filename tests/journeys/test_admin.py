@@ -35,6 +35,7 @@ class AdminJourney(Journey):
             page.locator("#confirm").fill("storage-9")
             page.get_by_role("button", name=f"Stop {victim}").click()
             expect(page.get_by_role("alert")).to_contain_text("nothing was done")
+        self.addCleanup(self.cluster.penncloud, "node", "start", victim)
         page.locator("#confirm").fill(victim)
         page.get_by_role("button", name=f"Stop {victim}").click()
         row = page.locator(f'tr[data-server="{victim}"]')
@@ -52,6 +53,23 @@ class AdminJourney(Journey):
         expect(page.locator("#audit")).to_contain_text(victim)
         self.assertEqual(self.audited(page)[:2], [("start", victim), ("stop", victim)])
         self.judge(admin)
+
+    def test_the_coordinator_is_stopped_and_started(self) -> None:
+        """Without it the states are marked as stale, and it can be started from the same page."""
+        admin = self.administrator()
+        page = admin.page
+        page.goto(self.cluster.frontend_url(1) + "/admin")
+        expect(page.locator("#freshness")).to_contain_text("Live")
+        page.get_by_role("button", name="Stop coordinator-1").click()
+        self.addCleanup(self.cluster.penncloud, "node", "start", "coordinator-1")
+        page.locator("#confirm").fill("coordinator-1")
+        page.get_by_role("button", name="Stop coordinator-1").click()
+        expect(page.locator("#freshness")).to_contain_text("Stale")
+        self.judge(admin)
+        page.get_by_role("button", name="Start coordinator-1", exact=True).click()
+        page.get_by_role("button", name="Start coordinator-1", exact=True).click()
+        expect(page.locator("#freshness")).to_contain_text("Live")
+        expect(page.locator('tr[data-server="storage-1"]')).to_contain_text("live")
 
     def test_raw_cells_are_found_by_row_and_downloaded_whole(self) -> None:
         """Binary values come through the shell and the console as they are."""

@@ -140,6 +140,18 @@ class EffectTests(SynchronousTestCase):
         with self.assertRaises(NoSuchNode):
             effect(view, "storage-9", "stop", "")
 
+    def test_what_may_have_stopped_unseen_can_be_started(self) -> None:
+        """With no coordinator answering a server shown as live may be dead: above all they."""
+        view = self.view(node("coordinator-1"), node("http-1"), node("agent-1"))
+        shown = {server.id: server for server in servers_of(view, stale=True)}
+        self.assertEqual(shown["coordinator-1"].state, "suspected")
+        self.assertEqual(shown["http-1"].state, "live")
+        for node_id in ("coordinator-1", "http-1"):
+            self.assertFalse(effect(view, node_id, "start", "", stale=True).destructive)
+        with self.assertRaisesRegex(NotApplicable, "No coordinator answers"):
+            effect(view, "http-1", "disable", "", stale=True)
+        self.assertEqual(shown["agent-1"].actions, ())
+
     def test_servers_are_ordered_and_complete(self) -> None:
         """By role and number; coordinators are there though they are no nodes of the view."""
         coordinator = CoordinatorInfo("coordinator-1", "::1", 8600, 5, "leader", 3)
