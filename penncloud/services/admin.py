@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import Final, Literal, Protocol
 
 from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from penncloud.client.directory import ClusterView, Directory, NodeInfo, NoSuchNode, TabletInfo
 from penncloud.client.table import Unavailable
@@ -21,6 +23,10 @@ from penncloud.services.audit import AuditLog
 
 Action = Literal["start", "stop", "restart", "enable", "disable"]
 ACTIONS: Final[tuple[Action, ...]] = ("start", "stop", "restart", "enable", "disable")
+
+
+# What the coordinators get to answer where an older view is at hand, and the pause after a silence.
+_PATIENCE_S: Final = 2.0
 
 
 class ServerControl(Protocol):
@@ -260,6 +266,8 @@ class Administration:
     own_id: str
     _view: ClusterView | None = None
     _seen_at: float = 0.0
+    # Until then the coordinators are not asked again, after they did not answer.
+    _silent_until: float = 0.0
     _acting: set[str] = field(factory=set)
 
     async def overview(self) -> Overview:
@@ -301,6 +309,7 @@ class Administration:
             await self.audit.end(entry, actor, action, node_id, "done")
         finally:
             self._acting.discard(node_id)
+            self._silent_until = 0.0
 
     async def _do(self, node_id: str, action: Action) -> None:
         match action:
@@ -314,11 +323,23 @@ class Administration:
                 await self.directory.set_enabled(node_id, action == "enable")
 
     async def _current(self) -> tuple[ClusterView, bool]:
-        try:
+        """The view, and whether it is an old one.
+
+        With an old one in hand the coordinators get less time to answer, and after a silence a
+        pause: the pages are what one mends a cluster with, so they have to come quickly.
+        """
+        clock = self.environment.reactor
+        if self._view is None:
             self._view = await self.directory.view()
-        except Unavailable:
-            if self._view is None:
-                raise
+        elif clock.seconds() < self._silent_until:
             return self._view, True
-        self._seen_at = self.environment.reactor.seconds()
+        else:
+            asking = Deferred.fromCoroutine(self.directory.view())
+            asking.addTimeout(_PATIENCE_S, clock)
+            try:
+                self._view = await asking
+            except (Unavailable, DeferredTimeout):
+                self._silent_until = clock.seconds() + _PATIENCE_S
+                return self._view, True
+        self._seen_at = clock.seconds()
         return self._view, False

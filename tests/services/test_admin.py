@@ -58,8 +58,11 @@ class SilentDirectory(MemoryDirectory):
     """A directory whose coordinators can fall silent."""
 
     silent = False
+    hangs = False
 
     async def view(self) -> ClusterView:
+        if self.hangs:
+            await Deferred()
         if self.silent:
             raise Unavailable("no coordinator answers")
         return await super().view()
@@ -192,8 +195,19 @@ class AdministrationTests(SynchronousTestCase):
         self.assertEqual(overview.age_s, 12.0)
         self.assertEqual(len(overview.servers), 3)
         self.directory.silent = False
+        self.clock.advance(2.0)
         overview = self.result(self.admin.overview())
         self.assertEqual((overview.stale, overview.age_s), (False, 0.0))
+
+    def test_a_coordinator_that_hangs_does_not_hang_the_page(self) -> None:
+        """With an older view at hand two seconds are enough, and the next look does not wait."""
+        self.result(self.admin.overview())
+        self.directory.hangs = True
+        looking = Deferred.fromCoroutine(self.admin.overview())
+        self.assertNoResult(looking)
+        self.clock.advance(2.0)
+        self.assertTrue(self.successResultOf(looking).stale)
+        self.assertTrue(self.result(self.admin.overview()).stale)
 
     def test_a_view_never_seen_is_an_error(self) -> None:
         """Nothing is invented when no coordinator ever answered."""
