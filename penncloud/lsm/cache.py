@@ -35,18 +35,21 @@ class BlockCache:
         return item
 
     def put(self, key: tuple[int, int], item: Sized) -> None:
-        """Keep an item, unless it is so large that it would push everything else out.
-
-        Large values are therefore read from the file each time: the system caches that.
-        """
-        size = item.size_bytes
-        if size * 64 > self._limit_bytes or key in self._items:
+        """Keep an item for as long as it is used; the last one put is always kept."""
+        if key in self._items:
             return
         self._items[key] = item
-        self.size_bytes += size
-        while self.size_bytes > self._limit_bytes:
+        self.size_bytes += item.size_bytes
+        while self.size_bytes > self._limit_bytes and len(self._items) > 1:
             _key, gone = self._items.popitem(last=False)
             self.size_bytes -= gone.size_bytes
+
+    def worth(self, size_bytes: int) -> bool:
+        """Whether a data block of this size should be kept.
+
+        A large value is not: it would push out many small blocks, and the system caches the file.
+        """
+        return size_bytes * 64 <= self._limit_bytes
 
     def forget(self, table: int) -> None:
         """Drop everything of one table."""

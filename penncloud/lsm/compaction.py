@@ -115,7 +115,7 @@ class Compactor:
     def __init__(self, store: Store, merger: Merger | None) -> None:
         self._store = store
         self._merger = merger
-        self._running = False
+        self.running = False
         self._closed = False
         self._retry: IDelayedCall | None = None
         self._wanted: dict[int, list[Deferred[None]]] = {}
@@ -135,10 +135,10 @@ class Compactor:
 
     def check(self) -> None:
         """Start a compaction, in a turn of its own, if one is due."""
-        if self._running or self._closed or self._retry is not None:
+        if self.running or self._closed or self._retry is not None:
             return
         if self._choose() is not None:
-            self._running = True
+            self.running = True
             self._store.clock.callLater(0, self._start)
 
     def _choose(self) -> tuple[TabletStore, int, int] | None:
@@ -191,9 +191,9 @@ class Compactor:
         self.check()
 
     def _finish(self) -> None:
-        self._running = False
+        self.running = False
         self.check()
-        if not self._running:
+        if not self.running:
             idle, self._idle = self._idle, []
             for waiter in idle:
                 waiter.callback(None)
@@ -277,6 +277,6 @@ class Compactor:
             self._retry = None
         ended: Deferred[None] = Deferred()
         self._idle.append(ended)
-        if not self._running:
+        if not self.running:
             self._finish()
         return ended

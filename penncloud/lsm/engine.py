@@ -249,6 +249,11 @@ class Engine:
         store.check()
         return Snapshot(store, self._store.release_table)
 
+    @property
+    def compacting(self) -> bool:
+        """Whether a compaction is under way or due."""
+        return self._compactor.running
+
     def set_meta(self, tablet: int, provider: Callable[[], bytes]) -> None:
         """Who gives the owner's blob for the checkpoints of `tablet`; see the module.
 

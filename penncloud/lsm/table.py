@@ -12,7 +12,7 @@ Format (blocks and their trailers: see `block`; integers little-endian)
 
 Values are not cut: a block holds at least one whole cell, however large.
 
-Filter and index are read when they are first needed and live in the block cache like data blocks.
+Filter and index are read together when they are first needed, and live in the block cache like data blocks.
 """
 
 from __future__ import annotations
@@ -52,28 +52,21 @@ class Properties(msgspec.Struct, frozen=True):
     last_key: bytes
 
 
-class _Filter:
-    __slots__ = ("size_bytes", "words")
+class _Guide:
+    """What a look-up asks first: the filter, and the first keys of the data blocks and their places."""
 
-    def __init__(self, words: bytes) -> None:
+    __slots__ = ("keys", "places", "size_bytes", "words")
+
+    def __init__(self, words: bytes, index: Block, path: str, offset: int) -> None:
         self.words = words
-        self.size_bytes = len(words)
-
-
-class _Index:
-    """First keys of the data blocks, and where the blocks are."""
-
-    __slots__ = ("keys", "places", "size_bytes")
-
-    def __init__(self, block: Block, path: str, offset: int) -> None:
-        self.keys = [block.key(number) for number in range(len(block))]
+        self.keys = [index.key(number) for number in range(len(index))]
         self.places: list[tuple[int, int]] = []
-        for number in range(len(block)):
-            slot = block.slot(number)
+        for number in range(len(index)):
+            slot = index.slot(number)
             if not isinstance(slot, StoredCell) or len(slot.value) != BLOCK_AT.size:
                 raise TableDamaged(path, offset, "the index is none")
             self.places.append(BLOCK_AT.unpack(slot.value))
-        self.size_bytes = 200 + sum(150 + len(key) for key in self.keys)
+        self.size_bytes = len(words) + sum(200 + len(key) for key in self.keys)
 
 
 class Table:
@@ -135,33 +128,31 @@ class Table:
         block = self._cache.get((self.number, place[0]), Block)
         if block is None:
             block = Block(self._content(*place))
-            self._cache.put((self.number, place[0]), block)
+            if self._cache.worth(block.size_bytes):
+                self._cache.put((self.number, place[0]), block)
         return block
 
-    def _index(self) -> _Index:
-        index = self._cache.get((self.number, self._index_at[0]), _Index)
-        if index is None:
-            block = Block(self._content(*self._index_at))
-            index = _Index(block, self.path, self._index_at[0])
-            self._cache.put((self.number, self._index_at[0]), index)
-        return index
+    def _guide(self) -> _Guide:
+        guide = self._cache.get((self.number, self._index_at[0]), _Guide)
+        if guide is None:
+            guide = self._read_guide()
+            self._cache.put((self.number, self._index_at[0]), guide)
+        return guide
 
-    def _filter(self) -> _Filter:
-        found = self._cache.get((self.number, self._filter_at[0]), _Filter)
-        if found is None:
-            found = _Filter(self._content(*self._filter_at))
-            self._cache.put((self.number, self._filter_at[0]), found)
-        return found
+    def _read_guide(self) -> _Guide:
+        words = self._content(*self._filter_at)
+        index = Block(self._content(*self._index_at))
+        return _Guide(words, index, self.path, self._index_at[0])
 
     # -- reading cells ------------------------------------------------------------------------
 
     def get(self, key: bytes, digest: int) -> Slot | None:
         """The slot of a key, if the table has one; `digest` is the key's, see `bloom`."""
-        if not may_contain(self._filter().words, digest):
+        guide = self._guide()
+        if not may_contain(guide.words, digest):
             return None
-        index = self._index()
-        number = bisect_right(index.keys, key) - 1
-        return self._block(index.places[number]).get(key) if number >= 0 else None
+        number = bisect_right(guide.keys, key) - 1
+        return self._block(guide.places[number]).get(key) if number >= 0 else None
 
     def scan(
         self, first: bytes, last: bytes, reverse: bool = False
@@ -169,7 +160,7 @@ class Table:
         """Slots with first <= key < last, in order or in reverse."""
         if last <= self.properties.first_key or first > self.properties.last_key:
             return
-        index = self._index()
+        index = self._guide()
         numbers = range(max(0, bisect_right(index.keys, first) - 1), len(index.keys))
         if reverse:
             for number in reversed(numbers):
@@ -183,7 +174,7 @@ class Table:
 
     def spread(self, first: bytes, last: bytes) -> list[tuple[bytes, int]]:
         """First key and size in the file of each data block that may hold keys in [first, last)."""
-        index = self._index()
+        index = self._guide()
         start = max(0, bisect_right(index.keys, first) - 1)
         return [
             (key, place[1])
@@ -203,8 +194,7 @@ class Table:
                 await pacer.rest()
 
     def _verified_blocks(self) -> Iterator[None]:
-        index = _Index(Block(self._content(*self._index_at)), self.path, self._index_at[0])
-        words = self._content(*self._filter_at)
+        index = self._read_guide()
         previous, cells = b"", 0
         for key, place in zip(index.keys, index.places, strict=True):
             block = Block(self._content(*place))
@@ -214,7 +204,7 @@ class Table:
                 current = block.key(number)
                 if current <= previous and cells:
                     raise TableDamaged(self.path, place[0], "keys are out of order")
-                self._verify_filter(words, current, place[0])
+                self._verify_filter(index.words, current, place[0])
                 previous, cells = current, cells + 1
             yield
         if cells != self.properties.cells:

@@ -104,7 +104,7 @@ class CacheTests(SynchronousTestCase):
     """The block cache."""
 
     def test_bound(self) -> None:
-        """The least recently used go first, what is too large is not kept, tables can be forgotten."""
+        """The least recently used go first, the last one stays, tables can be forgotten."""
 
         class Item:
             def __init__(self, size_bytes: int) -> None:
@@ -117,11 +117,14 @@ class CacheTests(SynchronousTestCase):
             self.assertIs(cache.get((0, 0), Item), items[0])
         self.assertEqual(cache.size_bytes, 1000)
         self.assertIsNone(cache.get((1, 1), Item))
-        cache.put((0, 500), Item(100))
-        self.assertIsNone(cache.get((0, 500), Item))
+        self.assertTrue(cache.worth(15))
+        self.assertFalse(cache.worth(16))
         cache.forget(0)
         self.assertIsNone(cache.get((0, 0), Item))
         self.assertIs(cache.get((1, 119), Item), items[119])
+        cache.put((2, 0), Item(5000))
+        self.assertIsNone(cache.get((1, 119), Item))
+        self.assertIsNotNone(cache.get((2, 0), Item))
 
 
 class TableTests(SynchronousTestCase):
