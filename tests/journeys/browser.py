@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 _T = TypeVar("_T")
 
 # How long a page may take on a busy machine with two cores.
-PATIENCE_MS: Final = 20_000
+PATIENCE_MS: Final = 30_000
 DESKTOP: Final = (1280, 800)
 PHONE: Final = (390, 844)
 

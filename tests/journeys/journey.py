@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.journeys.browser import PATIENCE_MS, Visitor, find_chromium
-from tests.journeys.stage import Stage, VisitedCluster, shared_stage
+from tests.journeys.stage import STAGE, VisitedCluster
 
 PASSWORD: Final = "correct horse battery"
 ADMIN_PASSWORD: Final = "password"
@@ -18,22 +18,21 @@ ADMIN_PASSWORD: Final = "password"
 class Journey(SynchronousTestCase):
     """A test with people at browsers. Every page they saw is judged when it ends."""
 
-    stage: Stage
-
     def setUp(self) -> None:
         chromium = find_chromium()
         if chromium is None:
             raise SkipTest("no chromium on this machine (apt install chromium)")
         expect.set_options(timeout=PATIENCE_MS)
-        self.stage = shared_stage(chromium)
+        STAGE.enter(chromium)
+        self.addCleanup(STAGE.leave)
 
     @property
     def cluster(self) -> VisitedCluster:
-        return self.stage.cluster
+        return STAGE.cluster
 
     def person(self, name: str) -> Visitor:
         """Somebody at a fresh browser; judged and sent home when the test ends."""
-        visitor = self.stage.browser.visitor(name, accept_downloads=True)
+        visitor = STAGE.browser.visitor(name, accept_downloads=True)
         self.addCleanup(visitor.close)
         self.addCleanup(visitor.check)
         return visitor
