@@ -23,7 +23,7 @@ from collections import OrderedDict
 from typing import Final
 
 import msgspec
-from attrs import frozen
+from attrs import define, frozen
 from twisted.logger import Logger
 
 from penncloud.client.table import (
@@ -56,14 +56,25 @@ _SLIDE_AFTER_S: Final = 3600.0
 _REMEMBERED_S: Final = 300.0
 # Sessions remembered by one process; the longest unseen are forgotten first.
 _MAX_REMEMBERED: Final = 10_000
-# How long a remembered session's request waits for the store: less than a person's patience.
+# How long a remembered session's request waits for the store, and for how long the store is not asked
+# again after it waited in vain: less than a person's patience.
 _PATIENCE_S: Final = 2.0
+_PAUSE_S: Final = 5.0
 
 
 class _Record(msgspec.Struct, frozen=True):
     created: float  # Unix seconds
     expires: float
     default_password: bool = False
+
+
+@define
+class _Remembered:
+    """A session that was seen alive at `seen_s` of the reactor's clock."""
+
+    record: _Record
+    seen_s: float
+    unasked_until_s: float = 0.0
 
 
 @frozen
@@ -97,10 +108,11 @@ class Sessions:
     def __init__(self, table: Table, environment: Environment, lifetime_s: float) -> None:
         self._table = table
         self._environment = environment
+        self._clock = environment.reactor
         self.lifetime_s = lifetime_s
         self._slide_after_s = min(_SLIDE_AFTER_S, lifetime_s / 10)
-        # Cookie -> (record, reactor's seconds when it was last seen alive), longest unseen first.
-        self._seen: OrderedDict[str, tuple[_Record, float]] = OrderedDict()
+        # By cookie, longest unseen first.
+        self._seen: OrderedDict[str, _Remembered] = OrderedDict()
 
     async def start(self, account: Account) -> Session | None:
         """A new session for an account as `Accounts.verify` gave it.
@@ -130,14 +142,19 @@ class Sessions:
         remembered = self._recall(cookie)
         row, column = user_row(name), _column(token)
         now = self._environment.now()
+        if remembered is not None and remembered.record.expires <= now:
+            remembered = None
+        if remembered is not None and remembered.unasked_until_s > self._clock.seconds():
+            return _session(name, token, remembered.record)
         try:
             cell = await self._table.get(
                 row, column, deadline_s=None if remembered is None else _PATIENCE_S
             )
         except Unavailable:
-            if remembered is None or remembered.expires <= now:
+            if remembered is None:
                 raise
-            return _session(name, token, remembered)
+            remembered.unasked_until_s = self._clock.seconds() + _PAUSE_S
+            return _session(name, token, remembered.record)
         if cell is None:
             self._seen.pop(cookie, None)
             return None
@@ -165,15 +182,16 @@ class Sessions:
         )
 
     def _remember(self, cookie: str, record: _Record) -> None:
-        self._seen[cookie] = record, self._environment.reactor.seconds()
+        self._seen[cookie] = _Remembered(record, self._clock.seconds())
         self._seen.move_to_end(cookie)
         if len(self._seen) > _MAX_REMEMBERED:
             self._seen.popitem(last=False)
 
-    def _recall(self, cookie: str) -> _Record | None:
-        record, seen_s = self._seen.get(cookie, (None, 0.0))
-        recent = self._environment.reactor.seconds() - seen_s <= _REMEMBERED_S
-        return record if recent else None
+    def _recall(self, cookie: str) -> _Remembered | None:
+        found = self._seen.get(cookie)
+        if found is None or self._clock.seconds() - found.seen_s > _REMEMBERED_S:
+            return None
+        return found
 
     async def _superfluous(self, name: str, now: float) -> list[SubOperation]:
         """Deletions of the expired sessions, and of the oldest beyond the limit."""

@@ -243,6 +243,19 @@ class SessionsTests(Services):
         with self.assertRaises(Unavailable):
             await self.sessions.find(session.cookie)
 
+    async def test_a_silent_store_is_not_asked_at_every_request(self) -> None:
+        """Pages of a remembered session stay quick; after a pause the store is looked at again."""
+        session = await self.logged_in(await self.accounts.create("anna", "correct horse"))
+        self.assertEqual(await self.sessions.find(session.cookie), session)
+        self.table.unavailable = True
+        self.assertEqual(await self.sessions.find(session.cookie), session)
+        self.table.unavailable = False
+        await self.table.delete(user_row("anna"), b"session/" + session.id.encode())
+        self.clock.advance(4.0)
+        self.assertEqual(await self.sessions.find(session.cookie), session)
+        self.clock.advance(2.0)
+        self.assertIsNone(await self.sessions.find(session.cookie))
+
     async def test_an_ended_or_expired_session_is_not_remembered(self) -> None:
         """Logging out and the expiry hold without the store too."""
         session = await self.logged_in(await self.accounts.create("anna", "correct horse"))
