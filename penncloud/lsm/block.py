@@ -19,7 +19,8 @@ In the file, content is followed by a trailer
 The salt is a random number of the table file: a block that belongs elsewhere is not taken for one of
 this file.
 
-A block is decoded lazily: a look-up touches the few cells that the bisection visits.
+A block is decoded lazily: the first look-up touches the few cells that the bisection visits; the keys of
+a block that is used again are decoded once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Final
 
@@ -50,36 +51,28 @@ _ZSTD: Final = 1
 _WORTH: Final = 7 / 8
 
 
-class BlockBuilder:
-    """Cells being gathered; `add` in the order of keys."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._offsets = array("I")
-        self.size_bytes = 0
-        self.first_key = b""
-        self.last_key = b""
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def add(self, key: bytes, slot: Slot) -> None:
-        if not self._offsets:
-            self.first_key = key
-        self.last_key = key
-        self._offsets.append(self.size_bytes)
+def encode_block(cells: Sequence[tuple[bytes, Slot]]) -> bytes:
+    """The content of a block; `cells` in the order of keys."""
+    parts: list[bytes] = []
+    offsets = array("I")
+    size = 0
+    pack = _CELL.pack
+    for key, slot in cells:
+        offsets.append(size)
         if isinstance(slot, StoredCell):
             value = slot.value
-            self._parts += (_CELL.pack(len(key), len(value), slot.version), key, value)
-            self.size_bytes += _CELL_BYTES + len(key) + len(value)
+            parts += (pack(len(key), len(value), slot.version), key, value)
+            size += _CELL_BYTES + len(key) + len(value)
         else:
-            self._parts += (_CELL.pack(len(key), _TOMBSTONE, slot.version), key)
-            self.size_bytes += _CELL_BYTES + len(key)
+            parts += (pack(len(key), _TOMBSTONE, slot.version), key)
+            size += _CELL_BYTES + len(key)
+    parts += (_little_endian(offsets).tobytes(), _COUNT.pack(len(offsets)))
+    return b"".join(parts)
 
-    def finish(self) -> bytes:
-        """The content."""
-        self._parts += (_little_endian(self._offsets).tobytes(), _COUNT.pack(len(self._offsets)))
-        return b"".join(self._parts)
+
+def cell_bytes(key: bytes, slot: Slot) -> int:
+    """What a cell adds to a block, its offset aside."""
+    return _CELL_BYTES + len(key) + (len(slot.value) if isinstance(slot, StoredCell) else 0)
 
 
 def _little_endian(offsets: array[int]) -> array[int]:
@@ -118,7 +111,7 @@ def unseal(data: bytes, salt: int, offset: int, path: str) -> bytes:
 class Block:
     """Cells of one block's content."""
 
-    __slots__ = ("_content", "_count", "_offsets")
+    __slots__ = ("_content", "_count", "_keys", "_offsets", "size_bytes")
 
     def __init__(self, content: bytes) -> None:
         end = len(content) - _COUNT.size
@@ -126,14 +119,12 @@ class Block:
         self._content = content
         self._count: int = count
         self._offsets = _little_endian(array("I", content[end - 4 * count : end]))
+        self._keys: list[bytes] | None = None
+        # About what it takes in memory.
+        self.size_bytes = len(content) + 4 * count + 200
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def size_bytes(self) -> int:
-        """About what it takes in memory."""
-        return len(self._content) + 4 * self._count + 200
 
     def key(self, index: int) -> bytes:
         content = self._content
@@ -150,8 +141,19 @@ class Block:
         start = offset + _CELL_BYTES + key_bytes
         return StoredCell(version, content[start : start + value_bytes])
 
+    def decode_keys(self) -> int:
+        """Decode all keys for quicker look-ups, once; returns by how many bytes that made it grow."""
+        if self._keys is not None:
+            return 0
+        self._keys = [self.key(index) for index in range(self._count)]
+        grown = sum(map(len, self._keys)) + 50 * self._count
+        self.size_bytes += grown
+        return grown
+
     def find(self, key: bytes) -> int:
         """Index of the first cell whose key is not below `key`."""
+        if self._keys is not None:
+            return bisect_left(self._keys, key)
         return bisect_left(range(self._count), key, key=self.key)
 
     def get(self, key: bytes) -> Slot | None:

@@ -16,6 +16,7 @@ about one absent key in a hundred through.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import mmh3
@@ -50,10 +51,11 @@ class BloomBuilder:
     def __init__(self, keys: int, bits_per_key: int) -> None:
         self._words = [0] * max(1, -(-keys * bits_per_key // (8 * _WORD_BYTES)))
 
-    def add(self, key: bytes) -> None:
-        digest = digest_of(key)
-        words = self._words
-        words[(digest >> 32) * len(words) >> 32] |= _A[digest & 2047] | _B[digest >> 11 & 2047]
+    def add(self, keys: Iterable[bytes]) -> None:
+        words, count = self._words, len(self._words)
+        for key in keys:
+            digest = digest_of(key)
+            words[(digest >> 32) * count >> 32] |= _A[digest & 2047] | _B[digest >> 11 & 2047]
 
     def finish(self) -> bytes:
         return b"".join([word.to_bytes(_WORD_BYTES, "little") for word in self._words])

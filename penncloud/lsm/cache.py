@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 
 class Sized(Protocol):
     @property
     def size_bytes(self) -> int: ...
-
-
-_S = TypeVar("_S", bound=Sized)
 
 
 class BlockCache:
@@ -24,15 +21,19 @@ class BlockCache:
         self.hits = 0
         self.misses = 0
 
-    def get(self, key: tuple[int, int], kind: type[_S]) -> _S | None:
+    def get(self, key: tuple[int, int]) -> Any:
+        """What was put under this key; None when it is not there (any more)."""
         item = self._items.get(key)
         if item is None:
             self.misses += 1
             return None
         self.hits += 1
         self._items.move_to_end(key)
-        assert isinstance(item, kind)
         return item
+
+    def grown(self, size_bytes: int) -> None:
+        """An item that is kept has become larger."""
+        self.size_bytes += size_bytes
 
     def put(self, key: tuple[int, int], item: Sized) -> None:
         """Keep an item for as long as it is used; the last one put is always kept."""

@@ -337,19 +337,22 @@ class Engine:
         """The last version of each tablet among the entries."""
         last: dict[int, int] = {}
         for entry in entries:
-            store = self._tablet(entry.tablet)
-            store.check()
-            if store.sealed:
-                raise Overloaded(f"tablet {entry.tablet} is being split")
-            follows = last.get(entry.tablet, store.prepared) + 1
-            if entry.version != follows:
+            tablet = entry.tablet
+            before = last.get(tablet)
+            if before is None:
+                store = self._tablet(tablet)
+                store.check()
+                if store.sealed:
+                    raise Overloaded(f"tablet {tablet} is being split or dropped")
+                before = store.prepared
+            if entry.version != before + 1:
                 raise ValueError(
-                    f"entry {entry.version} of tablet {entry.tablet} where {follows} follows"
+                    f"entry {entry.version} of tablet {tablet} where {before + 1} follows"
                 )
             for effect in entry.effects:
                 if len(effect.row) > MAX_NAME_BYTES or len(effect.col) > MAX_NAME_BYTES:
                     raise ValueError(f"a row or column of more than {MAX_NAME_BYTES} bytes")
-            last[entry.tablet] = follows
+            last[tablet] = before + 1
         return last
 
     def _write(self, entries: Sequence[Entry], last: dict[int, int]) -> Deferred[None]:

@@ -58,28 +58,22 @@ class Memtable:
 
     def apply(self, entry: Entry) -> None:
         """Take in the effects of a committed entry."""
-        version = entry.version
+        version, slots, grown = entry.version, self._slots, 0
         self.entries += 1
         for effect in entry.effects:
             key = pack(effect.row, effect.col)
-            slot: Slot
-            if isinstance(effect, DeleteEffect):
-                slot = Tombstone(version)
-                size = 0
-            else:
-                slot = StoredCell(version, effect.value)
-                size = len(effect.value)
-            old = self._slots.get(key)
+            old = slots.get(key)
             if old is None:
-                self._add_key(key)
-                self.size_bytes += len(key) + CELL_OVERHEAD_BYTES
+                self._unordered.append(key)
+                grown += len(key) + CELL_OVERHEAD_BYTES
             elif isinstance(old, StoredCell):
-                self.size_bytes -= len(old.value)
-            self._slots[key] = slot
-            self.size_bytes += size
-
-    def _add_key(self, key: bytes) -> None:
-        self._unordered.append(key)
+                grown -= len(old.value)
+            if isinstance(effect, DeleteEffect):
+                slots[key] = Tombstone(version)
+            else:
+                slots[key] = StoredCell(version, effect.value)
+                grown += len(effect.value)
+        self.size_bytes += grown
         if len(self._unordered) >= _RUN:
             self._end_run()
 

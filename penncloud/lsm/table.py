@@ -109,6 +109,7 @@ class Table:
             )
         self._filter_at = (places[0], places[1])
         self._index_at = (places[2], places[3])
+        self._guide_key = (self.number, places[2])
         self.properties = msgspec.msgpack.decode(
             self._content(places[4], places[5]), type=Properties
         )
@@ -125,18 +126,21 @@ class Table:
         return unseal(self._pread(offset, size), self._salt, offset, self.path)
 
     def _block(self, place: tuple[int, int]) -> Block:
-        block = self._cache.get((self.number, place[0]), Block)
-        if block is None:
-            block = Block(self._content(*place))
-            if self._cache.worth(block.size_bytes):
-                self._cache.put((self.number, place[0]), block)
+        key = (self.number, place[0])
+        block: Block | None = self._cache.get(key)
+        if block is not None:
+            self._cache.grown(block.decode_keys())
+            return block
+        block = Block(self._content(*place))
+        if self._cache.worth(block.size_bytes):
+            self._cache.put(key, block)
         return block
 
     def _guide(self) -> _Guide:
-        guide = self._cache.get((self.number, self._index_at[0]), _Guide)
+        guide: _Guide | None = self._cache.get(self._guide_key)
         if guide is None:
             guide = self._read_guide()
-            self._cache.put((self.number, self._index_at[0]), guide)
+            self._cache.put(self._guide_key, guide)
         return guide
 
     def _read_guide(self) -> _Guide:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import google_crc32c
 import msgspec
 
-from penncloud.lsm.block import BlockBuilder, seal
+from penncloud.lsm.block import cell_bytes, encode_block, seal
 from penncloud.lsm.bloom import BloomBuilder
 from penncloud.lsm.memtable import Slot, StoredCell, Tombstone
 from penncloud.lsm.options import EngineOptions
@@ -35,31 +35,32 @@ class TableWriter:
         self._block_bytes = options.block_bytes
         self._compress = options.compression == "zstd"
         self._filter = BloomBuilder(cells, options.bloom_bits_per_key)
-        self._block = BlockBuilder()
-        self._index = BlockBuilder()
+        self._block: list[tuple[bytes, Slot]] = []
+        self._gathered_bytes = 0
+        self._index: list[tuple[bytes, Slot]] = []
         self._cells = self._tombstones = self._data_bytes = 0
+        self._last_key = b""
         self.size_bytes = 0
 
     def add(self, key: bytes, slot: Slot) -> bool:
         """Take one cell; true when that has completed a block, which is a good moment to pause."""
-        self._filter.add(key)
-        self._block.add(key, slot)
-        if isinstance(slot, Tombstone):
-            self._tombstones += 1
-        if self._block.size_bytes < self._block_bytes:
+        self._block.append((key, slot))
+        self._gathered_bytes += cell_bytes(key, slot)
+        if self._gathered_bytes < self._block_bytes:
             return False
         self._finish_block()
         return True
 
     def _finish_block(self) -> None:
-        block, self._block = self._block, BlockBuilder()
-        place = self._append(block.finish())
-        self._index.add(block.first_key, StoredCell(0, BLOCK_AT.pack(*place)))
-        if not self._cells:
-            self._first_key = block.first_key
-        self._last_key = block.last_key
+        block, self._block = self._block, []
+        place = self._append(encode_block(block))
+        self._index.append((block[0][0], StoredCell(0, BLOCK_AT.pack(*place))))
+        self._filter.add(key for key, _slot in block)
+        self._last_key = block[-1][0]
         self._cells += len(block)
-        self._data_bytes += block.size_bytes
+        self._tombstones += sum(isinstance(slot, Tombstone) for _key, slot in block)
+        self._data_bytes += self._gathered_bytes
+        self._gathered_bytes = 0
 
     def _append(self, content: bytes) -> tuple[int, int]:
         offset = self.size_bytes
@@ -70,16 +71,16 @@ class TableWriter:
 
     def finish(self) -> Properties | None:
         """Write what is left; None, and a file of no use, when no cell was added."""
-        if len(self._block):
+        if self._block:
             self._finish_block()
         if not self._cells:
             return None
         properties = Properties(
-            self._cells, self._tombstones, self._data_bytes, self._first_key, self._last_key
+            self._cells, self._tombstones, self._data_bytes, self._index[0][0], self._last_key
         )
         places = (
             *self._append(self._filter.finish()),
-            *self._append(self._index.finish()),
+            *self._append(encode_block(self._index)),
             *self._append(msgspec.msgpack.encode(properties)),
         )
         footer = FOOTER.pack(MAGIC, FORMAT_VERSION, self._salt, *places)

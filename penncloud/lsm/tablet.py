@@ -43,21 +43,28 @@ def merge(
     sources: Sequence[Source], first: bytes, last: bytes, reverse: bool = False
 ) -> Iterator[tuple[bytes, Slot]]:
     """The newest slot of every key in [first, last), tombstones included; sources newest first."""
-    if len(sources) == 1:
-        yield from sources[0].scan(first, last, reverse)
+    started: list[tuple[int, tuple[bytes, Slot], Iterator[tuple[bytes, Slot]]]] = []
+    for rank, source in enumerate(sources):
+        slots = source.scan(first, last, reverse)
+        head = next(slots, None)
+        if head is not None:
+            started.append((-rank if reverse else rank, head, slots))
+    if len(started) == 1:
+        # The cells of a row are mostly in one place.
+        yield started[0][1]
+        yield from started[0][2]
         return
-    ranked = [
-        _ranked(source.scan(first, last, reverse), -rank if reverse else rank)
-        for rank, source in enumerate(sources)
-    ]
     previous = None
-    for key, _rank, slot in heap_merge(*ranked, reverse=reverse):
+    for key, _rank, slot in heap_merge(*(_ranked(*one) for one in started), reverse=reverse):
         if key != previous:
             previous = key
             yield key, slot
 
 
-def _ranked(slots: Iterator[tuple[bytes, Slot]], rank: int) -> Iterator[tuple[bytes, int, Slot]]:
+def _ranked(
+    rank: int, head: tuple[bytes, Slot], slots: Iterator[tuple[bytes, Slot]]
+) -> Iterator[tuple[bytes, int, Slot]]:
+    yield head[0], rank, head[1]
     for key, slot in slots:
         yield key, rank, slot
 
@@ -179,7 +186,8 @@ class TabletStore:
 
     def get(self, row: bytes, col: bytes) -> StoredCell | None:
         """The committed cell."""
-        self.check()
+        if self.damaged:
+            self.check()
         key = pack(row, col)
         slot = self.active.get(key)
         if slot is None:
