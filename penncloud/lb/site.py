@@ -11,6 +11,7 @@ from twisted.web.server import Request, Site
 
 from penncloud.lb.balance import RoundRobin
 from penncloud.lb.redirect import BadRequest, location, origin_form, requested_name
+from penncloud.platform.quiet_site import QuietSite
 
 # The seconds after which a waiting browser asks again: a server that was restarted is back by then.
 RETRY_S = 2
@@ -134,16 +135,9 @@ class Balancer(Resource):
         return _PAGE.format(title=title, text=text, refresh=refresh).encode()
 
 
-class _QuietSite(Site):
-    """One log line per redirect would say nothing that the counters do not."""
-
-    def log(self, request: Any) -> None:
-        pass
-
-
 def balancer_site(turns: RoundRobin, registry: CollectorRegistry, reactor: Any) -> Site:
     """The site to listen with. Bodies are neither parsed nor kept."""
-    site = _QuietSite(
+    site = QuietSite(
         Balancer(turns, registry),
         requestFactory=_BodilessRequest,
         timeout=IDLE_S,

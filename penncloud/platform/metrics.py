@@ -13,6 +13,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from penncloud.platform.quiet_site import QuietSite
+
 
 def process_registry() -> CollectorRegistry:
     """A registry that already counts what every process has: CPU, memory, file descriptors, GC."""
@@ -50,4 +52,4 @@ def metrics_site(registry: CollectorRegistry, reactor: Any) -> Site:
     root = Resource()
     root.putChild(b"metrics", _Metrics(registry))
     root.putChild(b"healthz", _Healthy())
-    return Site(root, reactor=reactor)
+    return QuietSite(root, reactor=reactor)
