@@ -85,7 +85,7 @@ class CoordinatorProcessTests(TestCase):
         self._serving(self._start())
         output, _ = self._start().communicate(timeout=_START_S)
         self.assertIn(f"data directory {self.directory}: in use by another process", output)
-        other = self._start(f"--data-dir={self.mktemp()}")
+        other = self._start(f"--data-dir={Path(self.mktemp()).absolute()}")
         output, _ = other.communicate(timeout=_START_S)
         self.assertIn(f"cannot listen on 127.0.0.1:{self.port}: Address already in use", output)
         self.assertNotIn("Traceback", output)
