@@ -69,8 +69,7 @@ def _ranked(
         yield key, rank, slot
 
 
-@define(eq=False)
-class Pending:
+class Pending(msgspec.Struct, frozen=True, gc=False):
     """A durable entry that is not committed, and a position at or below its place in the log."""
 
     entry: Entry
