@@ -35,7 +35,7 @@ from penncloud.lsm.memtable import Slot, Tombstone
 from penncloud.lsm.store import Store, reference, table_path
 from penncloud.lsm.table import Table
 from penncloud.lsm.tablet import TabletStore, merge
-from penncloud.platform.errors import DiskFailed
+from penncloud.platform.errors import DiskFailed, DiskFull
 
 # Fewest tables worth merging, and how many a tablet may have before any are merged.
 _RUN: Final = 4
@@ -242,7 +242,11 @@ class Compactor:
     ) -> Table | None:
         store, options = self._store, self._store.options
         low, high = hash_key(tablet.state.lo), hash_key(tablet.state.hi)
-        if self._merger is None or sum(table.size_bytes for table in inputs) < _CHILD_BYTES:
+        size = sum(table.size_bytes for table in inputs)
+        if store.disk.free_bytes() < size:
+            # Flushes and the log need what is left more.
+            raise DiskFull(f"no room for a merge of {size} bytes")
+        if self._merger is None or size < _CHILD_BYTES:
             at_most = sum(table.properties.cells for table in inputs)
             return await build_table(store, surviving(inputs, low, high, drop_tombstones), at_most)
         number = store.new_file()
