@@ -3,10 +3,14 @@
 The first entry of a reactor turn starts an append at the end of the turn, so that all requests which
 arrived together share it; what comes while an append runs shares the one after it. Nothing lingers for
 company: under load batches form by themselves.
+
+What is on its way is bounded for the whole server, however many tablets it has, and so is one append: on
+the way to the disk its bytes exist several times.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -21,6 +25,10 @@ from penncloud.storage.engine import Engine
 # What writers are told to wait when the disk is full, and when the engine has to catch up.
 DISK_FULL_RETRY_MS: Final = 1000
 OVERLOADED_RETRY_MS: Final = 50
+# Entries that are queued or being written, of all tablets: about as much as a memtable.
+MAX_HELD_BYTES: Final = 16 * 1024 * 1024
+# Entries of one append, unless a single one is larger.
+MAX_APPEND_BYTES: Final = 2 * 1024 * 1024
 
 
 class Author(Protocol):
@@ -48,15 +56,24 @@ class Author(Protocol):
 class Journal:
     """The log of one server as its tablets write it. `clock` has IReactorTime.
 
-    Entries that wait are bounded by the tablets, each of which bounds its own.
+    Tablets bound how many of their own entries wait, and decide nothing more while it is `full`.
     """
 
     log = Logger()
 
-    def __init__(self, clock: Any, engine: Engine) -> None:
+    def __init__(
+        self,
+        clock: Any,
+        engine: Engine,
+        max_held_bytes: int = MAX_HELD_BYTES,
+        max_append_bytes: int = MAX_APPEND_BYTES,
+    ) -> None:
         self._clock = clock
         self._engine = engine
-        self._queue: list[tuple[Author, Entry]] = []
+        self._max_held_bytes = max_held_bytes
+        self._max_append_bytes = max_append_bytes
+        self._held_bytes = 0
+        self._queue: deque[tuple[Author, Entry]] = deque()
         self._writing: list[tuple[Author, Entry]] = []
         self._turn: Any = None
         self._failed = False
@@ -67,9 +84,15 @@ class Journal:
         """The disk failed: nothing is written any more."""
         return self._failed
 
+    @property
+    def full(self) -> bool:
+        """So much is on its way that writers have to come back later."""
+        return self._held_bytes >= self._max_held_bytes
+
     def write(self, author: Author, entry: Entry) -> None:
         """Queue an entry; its author is told what became of it."""
         self._queue.append((author, entry))
+        self._held_bytes += entry.size_bytes
         if self._turn is None and not self._writing:
             self._turn = self._clock.callLater(0, self._append)
 
@@ -82,13 +105,19 @@ class Journal:
 
     def _append(self) -> None:
         self._turn = None
-        self._writing, self._queue = self._queue, []
+        self._writing = [self._queue.popleft()]
+        size = self._writing[0][1].size_bytes
+        while (
+            self._queue and (size := size + self._queue[0][1].size_bytes) <= self._max_append_bytes
+        ):
+            self._writing.append(self._queue.popleft())
         done = maybeDeferred(self._engine.append, [entry for _, entry in self._writing])
         done.addCallbacks(self._written, self._not_written)
         done.addErrback(lambda failure: self.log.failure("after an append to the log", failure))
 
     def _written(self, _: None) -> None:
         written, self._writing = self._writing, []
+        self._held_bytes -= sum(entry.size_bytes for _, entry in written)
         # The next append starts before anybody is told of this one: the disk need not wait for that.
         if self._queue and self._turn is None:
             self._append()
@@ -102,7 +131,9 @@ class Journal:
         first: dict[Author, int] = {}
         for author, entry in (*self._writing, *self._queue):
             first.setdefault(author, entry.version)
-        self._writing, self._queue = [], []
+        self._writing = []
+        self._queue.clear()
+        self._held_bytes = 0
         if failure.check(DiskFull):
             self.log.warn("no room on the disk: writes are refused")
             self._refuse(first, DISK_FULL_RETRY_MS)

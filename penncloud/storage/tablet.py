@@ -161,7 +161,8 @@ class Tablet:
         if self._journal.failed:
             return Busy(DISK_FULL_RETRY_MS)
         if (
-            len(self._in_flight) >= self._max_in_flight
+            self._journal.full
+            or len(self._in_flight) >= self._max_in_flight
             or self._in_flight_bytes >= self._max_in_flight_bytes
         ):
             return Busy(RETRY_MS)

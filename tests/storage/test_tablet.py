@@ -305,6 +305,37 @@ class BoundTests(TabletTestCase):
         self.waits(self.tablet.mutate(Put(R, b"c", b"v" * 1000)))
         self.assertEqual(self.tablet.mutate(Put(R, b"c", b"")), Busy(RETRY_MS))
 
+    def test_too_many_bytes_of_all_tablets(self) -> None:
+        """The bound on what is under way is one for the server, however many tablets it has."""
+        self.journal = Journal(self.clock, self.engine, max_held_bytes=1000)
+        self.wait_for(self.engine.create_tablet(2, 0, HASH_SPACE))
+        tablets = [
+            Tablet(empty(number), 7, self.engine, self.journal, self.watches) for number in (1, 2)
+        ]
+        large = tablets[0].mutate(Put(R, b"c", b"v" * 1000))
+        self.waits(large)
+        self.assertEqual(tablets[1].mutate(Put(R, b"c", b"")), Busy(RETRY_MS))
+        self.sync()
+        self.assertEqual(self.done(large), Ok(1))
+        refused = tablets[1].mutate(Put(R, b"c", b"v" * 1000))
+        self.turn()
+        self.assertEqual(tablets[0].mutate(Put(R, b"c", b"")), Busy(RETRY_MS))
+        self.engine.fail(DiskFull("no room"))
+        self.assertEqual(self.done(refused), Busy(DISK_FULL_RETRY_MS))
+        again = tablets[1].mutate(Put(R, b"c", b""))
+        self.sync()
+        self.assertEqual(self.done(again), Ok(1))
+
+    def test_one_append_is_bounded(self) -> None:
+        """What waits is written in pieces: an append holds its bytes several times."""
+        self.journal = Journal(self.clock, self.engine, max_append_bytes=2000)
+        self.tablet = Tablet(empty(1), 7, self.engine, self.journal, self.watches)
+        sizes = (500, 500, 3000, 500)
+        writes = [self.tablet.mutate(Put(R, b"c", b"v" * size)) for size in sizes]
+        self.sync()
+        self.assertEqual(self.engine.appends, [2, 1, 1])
+        self.assertEqual([self.done(write) for write in writes], [Ok(1), Ok(2), Ok(3), Ok(4)])
+
     def test_a_repeat_is_answered_even_then(self) -> None:
         """It needs no room."""
         self.start(MemoryEngine(), in_flight=1)
