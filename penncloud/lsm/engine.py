@@ -26,22 +26,19 @@ Theory of operation
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
 
-from attrs import define, field, frozen
+from attrs import frozen
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from penncloud.lsm.appending import Appender
 from penncloud.lsm.compaction import Compactor, Merger
-from penncloud.lsm.entry import Entry, Void, encode, encode_entries
-from penncloud.lsm.errors import NoSuchTablet, Overloaded, TableDamaged
+from penncloud.lsm.entry import Entry, Void, encode
+from penncloud.lsm.errors import Overloaded, TableDamaged
 from penncloud.lsm.flush import Flusher
-from penncloud.lsm.keys import MAX_NAME_BYTES
 from penncloud.lsm.manifest import TabletState
 from penncloud.lsm.memtable import StoredCell
 from penncloud.lsm.metrics import EngineMetrics
@@ -49,15 +46,12 @@ from penncloud.lsm.options import EngineOptions
 from penncloud.lsm.recovery import Replay, TabletTail
 from penncloud.lsm.sizes import Estimate, estimate, split_point
 from penncloud.lsm.snapshot import Snapshot
-from penncloud.lsm.store import Batch, Store, read_blob
+from penncloud.lsm.store import Store, read_blob
 from penncloud.lsm.tablet import ScannedCell, TabletStore
 from penncloud.lsm.transfer import CheckpointExport, CheckpointImport, Description
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
-from penncloud.platform.errors import DiskFull, PennCloudError
-
-# Appends that may wait for a flush.
-_MAX_STALLED: Final = 10_000
+from penncloud.platform.errors import PennCloudError
 
 
 @frozen
@@ -79,14 +73,6 @@ class TabletRecovery:
     damaged: str
 
 
-@define(eq=False)
-class _Stalled:
-    """An append that waits for a flush to end."""
-
-    entries: Sequence[Entry]
-    done: Deferred[None] = field(factory=Deferred)
-
-
 class Engine:
     """See the module. All paths on `disk` are below `lsm/`."""
 
@@ -101,16 +87,12 @@ class Engine:
         merger: Merger | None = None,
     ) -> None:
         """`merger` does large compactions (None: they are done in slices in the reactor)."""
-        self._options = options
         self._metrics = EngineMetrics(registry)
         self._store = Store(disk, environment, options, self._metrics)
         self._tablets = self._store.tablets
-        self._in_flight = self._store.in_flight
-        self._stalled: deque[_Stalled] = deque()
+        self._appender = Appender(self._store)
         self._flusher = Flusher(self._store, self._flushed)
         self._compactor = Compactor(self._store, merger)
-        # Encoded entries on their way to the log.
-        self._in_flight_bytes = 0
 
     # -- opening and closing ------------------------------------------------------------------
 
@@ -190,14 +172,13 @@ class Engine:
     @asynccontextmanager
     async def _sealed(self, tablet: int) -> AsyncIterator[TabletStore]:
         """Take no more entries of a tablet, and have none on their way to the log."""
-        store = self._tablet(tablet)
+        store = self._store.tablet(tablet)
         if store.sealed:
             raise Overloaded(f"tablet {tablet} is being split or dropped")
         store.sealed = True
         try:
-            for stalled in self._stalled:
-                if any(entry.tablet == tablet for entry in stalled.entries):
-                    raise Overloaded(f"tablet {tablet} has writes that wait for a flush")
+            if self._appender.waits(tablet):
+                raise Overloaded(f"tablet {tablet} has writes that wait for a flush")
             await self._store.wal.sync()
             yield store
         finally:
@@ -233,19 +214,19 @@ class Engine:
 
         That is so when (nearly) all of it is one row.
         """
-        store = self._tablet(tablet)
+        store = self._store.tablet(tablet)
         store.check()
         return split_point(store)
 
     def estimate(self, tablet: int) -> Estimate:
         """About how much a tablet holds, superseded cells included. Raises as reads do."""
-        store = self._tablet(tablet)
+        store = self._store.tablet(tablet)
         store.check()
         return estimate(store)
 
     def snapshot(self, tablet: int) -> Snapshot:
         """The committed cells of this moment, to be read for as long as it is not closed."""
-        store = self._tablet(tablet)
+        store = self._store.tablet(tablet)
         store.check()
         return Snapshot(store, self._store.release_table)
 
@@ -259,13 +240,13 @@ class Engine:
 
         Without one, each checkpoint keeps the blob of the one before.
         """
-        self._tablet(tablet)
+        self._store.tablet(tablet)
         self._flusher.set_meta(tablet, provider)
 
     def checkpoint(self, tablet: int) -> Deferred[None]:
         """Flush a tablet now; fires when its checkpoint is durable. Errors: DiskFull, DiskFailed."""
         try:
-            self._tablet(tablet).check()
+            self._store.tablet(tablet).check()
         except PennCloudError:
             return fail()
         return self._flusher.request(tablet)
@@ -273,16 +254,10 @@ class Engine:
     def compact(self, tablet: int) -> Deferred[None]:
         """Merge all tables of a tablet into one; fires when that is done."""
         try:
-            self._tablet(tablet).check()
+            self._store.tablet(tablet).check()
         except PennCloudError:
             return fail()
         return self._compactor.request(tablet)
-
-    def _tablet(self, tablet: int) -> TabletStore:
-        store = self._tablets.get(tablet)
-        if store is None:
-            raise NoSuchTablet(tablet)
-        return store
 
     async def export(self, tablet: int) -> tuple[CheckpointExport, Description]:
         """Make a checkpoint and hold it for another server; see `transfer`. The export is to be closed.
@@ -290,7 +265,7 @@ class Engine:
         Raises TabletDamaged, DiskError.
         """
         await self.checkpoint(tablet)
-        store = self._tablet(tablet)
+        store = self._store.tablet(tablet)
         export = CheckpointExport(self._store, self.snapshot(tablet), store.state, tablet)
         try:
             return export, await export.open()
@@ -322,124 +297,17 @@ class Engine:
     def append(self, entries: Sequence[Entry]) -> Deferred[None]:
         """Fire when the entries, of any tablets, are durable; they are not visible yet.
 
-        Errors: NoSuchTablet, TabletDamaged; DiskFull (see the module); DiskFailed (nobody knows what
-        was kept: the node has to stop). Raises ValueError for a version out of order.
+        Errors: NoSuchTablet, TabletDamaged; DiskFull and Overloaded (see the module); DiskFailed
+        (nobody knows what was kept: the node has to stop). Raises ValueError for a version out of
+        order, and for a row or column of more than keys.MAX_NAME_BYTES.
         """
-        try:
-            expected = self._check(entries)
-            if self._stalled or self._must_wait():
-                return self._stall(entries, expected)
-            return self._write(entries, expected)
-        except PennCloudError:
-            return fail()
+        return self._appender.append(entries)
 
-    def _check(self, entries: Sequence[Entry]) -> dict[int, int]:
-        """The last version of each tablet among the entries."""
-        last: dict[int, int] = {}
-        for entry in entries:
-            tablet = entry.tablet
-            before = last.get(tablet)
-            if before is None:
-                store = self._tablet(tablet)
-                store.check()
-                if store.sealed:
-                    raise Overloaded(f"tablet {tablet} is being split or dropped")
-                before = store.prepared
-            if entry.version != before + 1:
-                raise ValueError(
-                    f"entry {entry.version} of tablet {tablet} where {before + 1} follows"
-                )
-            for effect in entry.effects:
-                if len(effect.row) > MAX_NAME_BYTES or len(effect.col) > MAX_NAME_BYTES:
-                    raise ValueError(f"a row or column of more than {MAX_NAME_BYTES} bytes")
-            last[tablet] = before + 1
-        return last
-
-    def _write(self, entries: Sequence[Entry], last: dict[int, int]) -> Deferred[None]:
-        data = encode_entries(entries)
-        size = sum(map(len, data))
-        batch = Batch(entries, self._store.wal.append(data), size)
-        self._in_flight_bytes += size
-        self._metrics.logged_bytes.inc(size)
-        for tablet, version in last.items():
-            store = self._tablets[tablet]
-            store.prepared = max(store.prepared, version)
-        self._in_flight.append(batch)
-        self._store.wal.sync().addCallbacks(
-            self._written, self._refused, callbackArgs=(batch,), errbackArgs=(batch,)
-        )
-        return batch.done
-
-    def _written(self, _ignored: None, batch: Batch) -> None:
-        self._in_flight.remove(batch)
-        self._in_flight_bytes -= batch.size_bytes
-        for entry in batch.entries:
-            store = self._tablets.get(entry.tablet)
-            # It may be gone, or be a new one of the same number.
-            if store is not None and batch.position >= store.born:
-                store.add(entry, batch.position)
-        batch.done.callback(None)
-        self._resume_stalled()
-
-    def _refused(self, failure: Failure, batch: Batch) -> None:
-        """All that is under way is void: later batches were built on this one."""
-        if batch not in self._in_flight:
-            return
-        void = [batch.done for batch in self._in_flight]
-        self._in_flight.clear()
-        self._in_flight_bytes = 0
-        self._refuse(void, failure)
-
-    def _refuse(self, void: list[Deferred[None]], failure: Failure) -> None:
-        """Fail `void` and everything that waits behind it for a flush."""
-        void += [stalled.done for stalled in self._stalled]
-        self._stalled.clear()
-        for store in self._tablets.values():
-            store.prepared = store.durable
-        for batch in self._in_flight:
-            for entry in batch.entries:
-                if (found := self._tablets.get(entry.tablet)) is not None:
-                    found.prepared = entry.version
-        self._measure()
-        for done in void:
-            done.errback(failure)
-
-    # -- back-pressure ------------------------------------------------------------------------
-
-    def _must_wait(self) -> bool:
-        """Whether memtables have to be flushed before more is taken."""
-        held = self._store.memory_bytes + self._in_flight_bytes
-        return held >= self._options.stall_bytes
-
-    def _stall(self, entries: Sequence[Entry], last: dict[int, int]) -> Deferred[None]:
-        if self._flusher.full:
-            raise DiskFull("no space left, and too much in memory that has to be flushed")
-        if len(self._stalled) >= _MAX_STALLED:
-            raise Overloaded("too many writes wait for a flush")
-        for tablet, version in last.items():
-            self._tablets[tablet].prepared = version
-        stalled = _Stalled(entries)
-        self._stalled.append(stalled)
-        self._metrics.stalls.inc()
-        self._metrics.stalled.set(len(self._stalled))
-        return stalled.done
-
-    def _flushed(self, store: TabletStore) -> None:
+    def _flushed(self, _store: TabletStore) -> None:
         """A flush has ended, well or not."""
-        if self._flusher.full and self._must_wait():
-            self._refuse([], Failure(DiskFull("no space left for a flush")))
-        self._resume_stalled()
+        self._appender.room_made(full=self._flusher.full)
         self._compactor.check()
         self._measure()
-
-    def _resume_stalled(self) -> None:
-        while self._stalled and not self._must_wait():
-            stalled = self._stalled.popleft()
-            last = {entry.tablet: entry.version for entry in stalled.entries}
-            try:
-                self._write(stalled.entries, last).chainDeferred(stalled.done)
-            except PennCloudError:
-                stalled.done.errback(Failure())
 
     def _measure(self) -> None:
         metrics, store = self._metrics, self._store
@@ -447,7 +315,7 @@ class Engine:
         metrics.log_segments.set(store.wal.segments)
         metrics.tables.set(len(store.tables))
         metrics.table_bytes.set(sum(table.size_bytes for table in store.tables.values()))
-        metrics.stalled.set(len(self._stalled))
+        metrics.stalled.set(self._appender.stalled)
         metrics.cache_hits.set(store.cache.hits)
         metrics.cache_misses.set(store.cache.misses)
 
@@ -458,7 +326,7 @@ class Engine:
 
         None may be on its way to the log (ValueError). Raises as `append` does.
         """
-        store = self._tablet(tablet)
+        store = self._store.tablet(tablet)
         if store.prepared != store.durable or version < store.committed:
             raise ValueError(f"entries of tablet {tablet} are being written or are committed")
         self._store.wal.append(encode(Void(tablet, version)))
@@ -474,24 +342,24 @@ class Engine:
         when `version` is not durable.
         """
         store = self._store
-        store.memory_bytes += self._tablet(tablet).commit(version)
+        store.memory_bytes += self._store.tablet(tablet).commit(version)
         self._flusher.committed(self._tablets[tablet])
 
     # -- reading ------------------------------------------------------------------------------
 
     def get(self, tablet: int, row: bytes, col: bytes) -> StoredCell | None:
         """The committed cell. Raises NoSuchTablet, TabletDamaged, as all reads do."""
-        return self._tablet(tablet).get(row, col)
+        return self._store.tablet(tablet).get(row, col)
 
     def scan(
         self, tablet: int, row: bytes, start: bytes = b"", stop: bytes = b"", reverse: bool = False
     ) -> Iterator[ScannedCell]:
         """Cells of a row with start <= column < stop (empty: to the end), in order or in reverse."""
-        return self._tablet(tablet).scan(row, start, stop, reverse)
+        return self._store.tablet(tablet).scan(row, start, stop, reverse)
 
     def scan_tablet(self, tablet: int, row: bytes = b"", col: bytes = b"") -> Iterator[ScannedCell]:
         """Cells from (row, col) on, in the order of `keys`: hash of the row, row, column.
 
         An empty row begins at the first cell. The next page starts at (row, col + b"\\0") of the last.
         """
-        return self._tablet(tablet).scan_from(row, col)
+        return self._store.tablet(tablet).scan_from(row, col)

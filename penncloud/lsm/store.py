@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from penncloud.lsm.cache import BlockCache
 from penncloud.lsm.entry import Entry
-from penncloud.lsm.errors import NewerFormat, StoreDamaged, TableDamaged
+from penncloud.lsm.errors import NewerFormat, NoSuchTablet, StoreDamaged, TableDamaged
 from penncloud.lsm.manifest import Manifest, TableRef, TabletState, decode_manifest, encode_manifest
 from penncloud.lsm.metrics import EngineMetrics
 from penncloud.lsm.options import EngineOptions
@@ -211,6 +211,13 @@ class Store:
         return number
 
     # -- tablets ------------------------------------------------------------------------------
+
+    def tablet(self, tablet: int) -> TabletStore:
+        """Raises NoSuchTablet."""
+        store = self.tablets.get(tablet)
+        if store is None:
+            raise NoSuchTablet(tablet)
+        return store
 
     def add_tablet(self, tablet: int, state: TabletState) -> TabletStore:
         """Open a tablet of the manifest. Where a file is damaged, so is the tablet."""

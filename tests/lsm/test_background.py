@@ -127,15 +127,15 @@ class FlushTests(SynchronousTestCase):
             waiting.append(engine.append([entry]).addCallback(committed, version))
             if version % 20 == 0:
                 machine.clock.advance(0.001)
-                most = max(most, len(engine._stalled))
+                most = max(most, len(engine._appender._stalled))
         self.assertGreater(most, 50)
         machine.settle(10)
         self.assertEqual(fired, list(range(1, 200)))
         self.assertEqual(len(machine.cells(1)), 199)
-        engine._stalled.extend([None] * 10_000)  # type: ignore[list-item]
+        engine._appender._stalled.extend([None] * 10_000)  # type: ignore[list-item]
         with self.assertRaises(Overloaded):
             machine.run(engine.append([machine.entry(1, 200)]))
-        engine._stalled.clear()
+        engine._appender._stalled.clear()
 
     def test_full_disk(self) -> None:
         """Without room for a flush reads go on, writes are refused in time, and it heals."""
