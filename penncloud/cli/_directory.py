@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 from penncloud.cli._reactor import run_command
 from penncloud.cli._target import cluster_of
 from penncloud.client.coordinator_link import CoordinatorDirectory
-from penncloud.client.directory import Directory
 from penncloud.platform.environment import Environment
 
-DirectoryCommand = Callable[[Directory, Environment], Awaitable[int]]
+DirectoryCommand = Callable[[CoordinatorDirectory, Environment], Awaitable[int]]
 
 
 def with_directory(arguments: argparse.Namespace, command: DirectoryCommand) -> int:

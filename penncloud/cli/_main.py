@@ -10,13 +10,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from penncloud.cli import down, kv, lb, lsm, node, status, up, user
+from penncloud.cli import coordinator, down, kv, lb, lsm, node, raft, status, up, user
 from penncloud.cli._exits import FAILED, UNAVAILABLE, USAGE
 from penncloud.client.agents import AgentUnreachable
 from penncloud.client.table import Unavailable
 from penncloud.platform.errors import ConfigurationError, PennCloudError
 
-_GROUPS = (up, down, status, kv, user, lb, node, lsm)
+_GROUPS = (up, down, status, kv, user, lb, node, coordinator, lsm, raft)
 
 
 def parser() -> argparse.ArgumentParser:

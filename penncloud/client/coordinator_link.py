@@ -2,8 +2,10 @@
 
 Theory of operation
     There is a connection to every coordinator of the configuration. A call goes to one that is
-    connected, beginning with the one that answered last; when it does not answer, or says that it
-    cannot now, the next one is asked, until the deadline.
+    connected, beginning with the one that answered last; when it does not answer soon, or says that it
+    cannot now, the next one is asked, until the deadline. One that did not answer is asked last from
+    then on: a coordinator that is connected and stands still costs one call a moment, and the others
+    nothing. What is asked here may be asked twice without harm.
 
     The servers' states come from one coordinator at a time, the *feed*: the one that first answered
     `Subscribe`. When its connection is lost another takes its place, or the same when it is back. What
@@ -23,10 +25,14 @@ from twisted.python.failure import Failure
 from penncloud.client.directory import ClusterView, NodeInfo, NoSuchNode
 from penncloud.client.table import Refused, Unavailable, Watching
 from penncloud.coordinator.messages import (
+    AddCoordinator,
     Enabled,
     EnableNode,
+    GroupChanged,
     NodesChanged,
+    RemoveCoordinator,
     Subscribe,
+    TransferLeadership,
     ViewCluster,
 )
 from penncloud.platform.config import Cluster, parse_address
@@ -38,11 +44,13 @@ from penncloud.rpc.errors import CallTimedOut, Disconnected, Refusal, RpcBusy, R
 from penncloud.rpc.protocol import Hooks, RpcProtocol
 from penncloud.rpc.registration import LONGEST_PAUSE_S
 
-# A call as a whole, and the share that one coordinator gets when there are others to ask.
+# A call as a whole, and the share that one coordinator gets while there are others to ask: doubled each
+# time that all of them have failed, for a busy machine is slow and not dead.
 DEADLINE_S: Final = 5.0
-ATTEMPT_S: Final = 2.0
+ATTEMPT_S: Final = 0.5
+LONGEST_ATTEMPT_S: Final = 2.0
 # Pause before the coordinators are asked again after all have failed.
-RETRY_S: Final = 0.2
+RETRY_S: Final = 0.1
 
 _T = TypeVar("_T")
 
@@ -105,6 +113,27 @@ class CoordinatorDirectory:
                 raise NoSuchNode(refusal.text) from refusal
             raise Refused(refusal.code, refusal.text) from refusal
 
+    async def add_coordinator(self, node_id: str, host: str, port: int) -> None:
+        """Add a member to the coordinators' group; it votes once it has caught up.
+
+        It has to run, with an empty data directory. Raises Refused, Unavailable.
+        """
+        await self._change(AddCoordinator(node_id, host, port))
+
+    async def remove_coordinator(self, node_id: str) -> None:
+        """Take a member out of the coordinators' group. Raises Refused, Unavailable."""
+        await self._change(RemoveCoordinator(node_id))
+
+    async def transfer_leadership(self, node_id: str = "") -> None:
+        """Begin to hand leadership over to a coordinator, or to any. Raises Refused, Unavailable."""
+        await self._change(TransferLeadership(node_id))
+
+    async def _change(self, message: msgspec.Struct) -> None:
+        try:
+            await self._ask(message, GroupChanged)
+        except Refusal as refusal:
+            raise Refused(refusal.code, refusal.text) from refusal
+
     def subscribe(self, callback: Callback) -> Watching:
         """See `Directory`."""
         self._callbacks.append(callback)
@@ -125,6 +154,7 @@ class CoordinatorDirectory:
     async def _ask(self, message: msgspec.Struct, answer: type[_T]) -> _T:
         """Raises Unavailable, or Refusal for what every coordinator would refuse."""
         deadline = self._clock.seconds() + self._deadline_s
+        attempt_s = ATTEMPT_S
         trouble = "none is connected"
         while self._clients:
             for client in list(self._clients):
@@ -133,9 +163,10 @@ class CoordinatorDirectory:
                 if connection is None or left_s <= 0:
                     continue
                 try:
-                    result = await connection.call(message, answer, min(left_s, ATTEMPT_S))
+                    result = await connection.call(message, answer, min(left_s, attempt_s))
                 except (Disconnected, CallTimedOut, RpcBusy) as error:
                     trouble = str(error)
+                    self._ask_last(client)
                 except Refusal as refusal:
                     if refusal.code not in _ASK_ANOTHER:
                         raise
@@ -145,11 +176,17 @@ class CoordinatorDirectory:
                 else:
                     self._prefer(client)
                     return result
+            attempt_s = min(2 * attempt_s, LONGEST_ATTEMPT_S)
             left_s = deadline - self._clock.seconds()
             if left_s <= 0:
                 break
             await self._pause(min(left_s, RETRY_S))
         raise Unavailable(f"no coordinator has answered in time: {trouble}")
+
+    def _ask_last(self, client: RpcClient) -> None:
+        if client in self._clients:
+            self._clients.remove(client)
+            self._clients.append(client)
 
     def _prefer(self, client: RpcClient) -> None:
         if client in self._clients:
@@ -214,4 +251,6 @@ class CoordinatorDirectory:
 
 
 # Refusals that say that another coordinator, or the same one later, may do it.
-_ASK_ANOTHER: Final[frozenset[Any]] = frozenset({"NOT_LEADER", "FAILED", "INTERNAL"})
+_ASK_ANOTHER: Final[frozenset[Any]] = frozenset(
+    {"NOT_LEADER", "NOT_NOW", "UNKNOWN", "FAILED", "INTERNAL"}
+)

@@ -1,7 +1,8 @@
 """Where a row's tablet is served: the tablet map, asked of the coordinators and remembered.
 
 The map is asked for again when somebody found it wrong, at most once at a time and not more often than
-every `MIN_INTERVAL_S`; all who need it share the answer.
+every `MIN_INTERVAL_S`; all who need it share the answer. The coordinator that answered last is asked first,
+one that did not answer last, so that one that is away is not waited for again and again.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from penncloud.wire.messages import Map, Tablets
 from penncloud.wire.requests import encode_request
 
 MIN_INTERVAL_S = 0.05
-# How long one coordinator may take before the next is asked.
-ASK_TIMEOUT_S = 1.0
+# How long one coordinator may take before the next is asked; doubled when none has answered.
+ASK_TIMEOUT_S = 0.4
+ROUNDS = 3
 
 
 class Locator:
@@ -79,19 +81,28 @@ class Locator:
                     waiter.callback(None)
 
     async def _ask(self) -> None:
-        """Take the map from the first coordinator that gives one; the one that did is asked first
-        next time. With none the old map stays, and stays stale."""
-        for peer in list(self._peers):
-            asking = Deferred.fromCoroutine(peer.request(encode_request(Map())))
-            asking.addTimeout(ASK_TIMEOUT_S, self._reactor)
-            try:
-                reply = await asking
-            except (Disconnected, Overloaded, DeferredTimeout):
-                continue
-            if isinstance(reply, Tablets):
-                self._take(reply)
+        """Take the map from the first coordinator that gives one. With none the old map stays, and
+        stays stale."""
+        for round_ in range(ROUNDS):
+            silent = False
+            for peer in list(self._peers):
+                asking = Deferred.fromCoroutine(peer.request(encode_request(Map())))
+                asking.addTimeout(ASK_TIMEOUT_S * 2**round_, self._reactor)
+                try:
+                    reply = await asking
+                except DeferredTimeout:
+                    silent = True
+                except (Disconnected, Overloaded):
+                    pass
+                else:
+                    if isinstance(reply, Tablets):
+                        self._take(reply)
+                        self._peers.remove(peer)
+                        self._peers.insert(0, peer)
+                        return
                 self._peers.remove(peer)
-                self._peers.insert(0, peer)
+                self._peers.append(peer)
+            if not silent:
                 return
 
     def _take(self, reply: Tablets) -> None:

@@ -19,13 +19,13 @@ from penncloud.platform.errors import ConfigurationError
 STOP_ORDER: Final = ("lb", "smtp", "http", "storage", "coordinator")
 ROLES: Final = tuple(reversed(STOP_ORDER))
 
-# The state of several coordinators is not yet replicated among them.
-MAX_COORDINATORS: Final = 1
+# They decide by majority: an even number survives no more losses than one less.
+COORDINATOR_COUNTS: Final = (1, 3, 5, 7)
 
 DEFAULT_BASE_PORT: Final = 8080
 DEFAULT_SMTP_PORT: Final = 2500
 DEFAULT_COUNTS: Final[Mapping[str, int]] = {
-    "coordinator": 1,
+    "coordinator": 3,
     "storage": 3,
     "http": 2,
     "smtp": 1,
@@ -139,9 +139,9 @@ def _counts(wanted: Wanted, before: Topology) -> dict[str, int]:
                 " servers can be added here, not taken away"
             )
         counts[role] = count
-    if counts["coordinator"] > MAX_COORDINATORS:
+    if counts["coordinator"] not in COORDINATOR_COUNTS:
         raise ConfigurationError(
-            f"--coordinators {counts['coordinator']}: this version runs {MAX_COORDINATORS}"
+            f"--coordinators {counts['coordinator']}: 1, 3, 5 or 7, as they decide by majority"
         )
     return counts
 

@@ -45,6 +45,10 @@ class Detector:
         self._grace = grace
         self._watched: dict[str, _Watched] = {}
 
+    def knows(self, node_id: str) -> bool:
+        """Whether it is expected or was heard of in this run."""
+        return node_id in self._watched
+
     def expect(self, node_id: str, incarnation: int, now: float) -> None:
         """A server that is known but has not been heard of in this run."""
         self._watched[node_id] = _Watched(SUSPECTED_AFTER, False, self._grace, incarnation, now)

@@ -16,6 +16,7 @@ from penncloud.coordinator.messages import (
     Subscribe,
     ViewCluster,
 )
+from penncloud.coordinator.refusals import decided
 from penncloud.coordinator.state import Rejected, SetEnabled
 from penncloud.coordinator.view import Observer
 from penncloud.platform.environment import Environment
@@ -60,12 +61,13 @@ class DirectoryServer:
             self._telling.cancel()
             self._telling = None
 
-    def _view(self, connection: RpcProtocol, message: ViewCluster) -> ClusterView:
+    async def _view(self, connection: RpcProtocol, message: ViewCluster) -> ClusterView:
+        await decided(self._decisions.read_barrier())
         return self._observer().cluster(self._clock.seconds())
 
     async def _enable(self, connection: RpcProtocol, message: EnableNode) -> Enabled:
         command = SetEnabled(self._environment.now(), message.id, message.enabled)
-        result = await self._decisions.propose(command)
+        result = await decided(self._decisions.propose(command))
         if isinstance(result, Rejected):
             raise Refusal(result.code, result.text)
         return Enabled()

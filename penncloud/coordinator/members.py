@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from penncloud.coordinator.decisions import Decisions
 from penncloud.coordinator.detector import Detector
+from penncloud.coordinator.refusals import decided
 from penncloud.coordinator.state import CreateTablets, RegisterNode, Rejected, TabletRecord
 from penncloud.placement.tablets import even_ranges
 from penncloud.platform import config
@@ -26,6 +27,7 @@ from penncloud.rpc.registration import (
     LONGEST_PAUSE_S,
     Assign,
     Assigned,
+    Identity,
     Leave,
     Left,
     Ping,
@@ -50,19 +52,33 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 class _Session:
     """One registered server's connection."""
 
-    id: str
-    role: str
+    node: Identity
     incarnation: int
     connection: RpcProtocol
+    registering: bool = False
     # Map version of the assignment that the server has confirmed.
     assigned: int = -1
     assigning: bool = False
     assign_after: float = 0.0
     tips: dict[int, Tip] = field(factory=dict)
 
+    @property
+    def id(self) -> str:
+        return self.node.id
+
+    @property
+    def role(self) -> str:
+        return self.node.role
+
 
 class Members:
-    """Who is there. `changed` is called when the state of a server has changed."""
+    """Who is there. `changed` is called when the state of a server has changed.
+
+    Every coordinator is connected with every server and pings it, so that each knows for itself who
+    lives. Only the leader acts on it: it writes registrations down, creates tablets and assigns them. It
+    chooses nothing by who is alive before what its predecessor may have chosen by the same pings is
+    certainly decided or lost: `_settled_at`.
+    """
 
     log = Logger()
 
@@ -85,6 +101,8 @@ class Members:
         self._by_connection: dict[RpcProtocol, _Session] = {}
         self._ping_number = 0
         self._creating = False
+        # While this coordinator leads: from when on it may choose by who is alive.
+        self._settled_at: float | None = None
         self._heartbeat = LoopingCall(self._beat)
         self._heartbeat.clock = environment.reactor
         self._heartbeat_s = heartbeat_s
@@ -96,11 +114,14 @@ class Members:
 
     def start(self) -> None:
         """Expect those who are known, and begin to ping."""
+        self._expect_known()
+        self._heartbeat.start(self._heartbeat_s, now=False).addErrback(self._heart_failed)
+
+    def _expect_known(self) -> None:
         now = self._clock.seconds()
         for record in self._decisions.machine.state.nodes.values():
-            if record.node.id != self._role.id:
+            if record.node.role != "coordinator" and not self.detector.knows(record.node.id):
                 self.detector.expect(record.node.id, record.incarnation, now)
-        self._heartbeat.start(self._heartbeat_s, now=False).addErrback(self._heart_failed)
 
     def stop(self) -> None:
         if self._heartbeat.running:
@@ -120,20 +141,25 @@ class Members:
     # -- what servers say ------------------------------------------------------------------------
 
     async def _register(self, connection: RpcProtocol, register: Register) -> Registered:
-        node = register.node
         self._check(connection, register)
-        known = self._decisions.machine.state.nodes.get(node.id)
-        if known is None or (known.node, known.incarnation) != (node, register.incarnation):
-            command = RegisterNode(self._environment.now(), node, register.incarnation)
-            result = await self._decisions.propose(command)
-            if isinstance(result, Rejected):
-                raise Refusal(result.code, result.text)
+        if self._decisions.leads:
+            # On the others its record arrives by the log.
+            await self._write_down(register.node, register.incarnation)
         # Others may have registered under this id, or the connection been lost, during the write.
         self._check(connection, register)
         if not connection.is_open:
             raise Refusal("GONE", "the connection was lost meanwhile")
-        self._admit(_Session(node.id, node.role, register.incarnation, connection))
+        self._admit(_Session(register.node, register.incarnation, connection))
         return Registered(self._role.heartbeat_ms)
+
+    async def _write_down(self, node: Identity, incarnation: int) -> None:
+        """Register it in the state, if it is not. Raises Refusal, RpcBusy."""
+        known = self._decisions.machine.state.nodes.get(node.id)
+        if known is None or (known.node, known.incarnation) != (node, incarnation):
+            command = RegisterNode(self._environment.now(), node, incarnation)
+            result = await decided(self._decisions.propose_here(command))
+            if isinstance(result, Rejected):
+                raise Refusal(result.code, result.text)
 
     def _check(self, connection: RpcProtocol, register: Register) -> None:
         node = register.node
@@ -199,8 +225,43 @@ class Members:
                 session.connection.note(Ping(self._ping_number))
             except (Disconnected, RpcBusy) as error:
                 self.log.debug("no ping to {id}: {why}", id=session.id, why=str(error))
-        self._create_tablets()
-        self._assign_all()
+        self._expect_known()
+        if self._leads_now():
+            self._write_down_all()
+            self._create_tablets()
+            self._assign_all()
+
+    def _leads_now(self) -> bool:
+        """Whether this coordinator leads; notes when it began to."""
+        now = self._clock.seconds()
+        leads = self._decisions.leads
+        if leads and self._settled_at is None:
+            patience = self._role.dead_after_missed * self._heartbeat_s
+            self._settled_at = now + patience + self._decisions.timing.election_s
+            for session in self._sessions.values():
+                session.assigned = -1
+        elif not leads:
+            self._settled_at = None
+        return leads
+
+    def _write_down_all(self) -> None:
+        """Those who registered here while another led, or nobody."""
+        for session in self._sessions.values():
+            if not session.registering:
+                session.registering = True
+                work = self._write_down(session.node, session.incarnation)
+                Deferred.fromCoroutine(work).addBoth(self._written_down, session)
+
+    def _written_down(self, result: Any, session: _Session) -> None:
+        session.registering = False
+        if not isinstance(result, Failure):
+            return
+        error = result.value
+        if isinstance(error, Refusal):
+            if error.code not in ("NOT_LEADER", "UNKNOWN"):
+                session.connection.drop(f"{session.id} is refused: {error.text}")
+        elif not isinstance(error, PennCloudError):
+            self.log.failure("registering {id}", result, id=session.id)
 
     def _heart_failed(self, failure: Failure) -> None:
         self.log.failure("the coordinator's heartbeat failed and goes on", failure)
@@ -209,6 +270,8 @@ class Members:
     def _create_tablets(self) -> None:
         """Cut the hash space once enough storage servers live: one member each, in turn."""
         if self._creating or self._decisions.machine.state.tablets:
+            return
+        if self._settled_at is None or self._clock.seconds() < self._settled_at:
             return
         present = sorted(
             session.id
@@ -228,7 +291,7 @@ class Members:
 
     async def _create(self, command: CreateTablets) -> None:
         try:
-            result = await self._decisions.propose(command)
+            result = await self._decisions.propose_here(command)
         finally:
             self._creating = False
         if isinstance(result, Rejected):
@@ -245,6 +308,8 @@ class Members:
 
     def _assign_all(self) -> None:
         """Tell every storage server that has not yet confirmed the present map."""
+        if not self._decisions.leads:
+            return
         version = self._decisions.machine.state.map_version
         now = self._clock.seconds()
         for session in self._sessions.values():

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 NodeState = Literal["live", "suspected", "dead", "drained"]
+CoordinatorRole = Literal["leader", "follower", "candidate", "learner", "unreachable"]
 
 
 class NodeInfo(msgspec.Struct, frozen=True):
@@ -39,11 +40,13 @@ class TabletInfo(msgspec.Struct, frozen=True):
 
 
 class CoordinatorInfo(msgspec.Struct, frozen=True):
+    """One coordinator; `role` and `term` as it last told them. A learner follows and does not vote yet."""
+
     id: str
     host: str
     port: int
     pid: int
-    role: Literal["leader", "follower", "candidate"]
+    role: CoordinatorRole
     term: int
 
 
@@ -78,3 +81,33 @@ class NodesChanged(msgspec.Struct, tag="nodes-changed", frozen=True):
     """All servers, after something about one of them has changed."""
 
     nodes: list[NodeInfo]
+
+
+class AddCoordinator(msgspec.Struct, tag="add-coordinator", frozen=True):
+    """Call, answered with GroupChanged when it follows; it votes once it has caught up.
+
+    Adding a member again does nothing. Refusals: NOT_LEADER (ask again), NOT_NOW, TOO_MANY, WRONG_ROLE.
+    """
+
+    id: str
+    host: str
+    port: int
+
+
+class RemoveCoordinator(msgspec.Struct, tag="remove-coordinator", frozen=True):
+    """Call, answered with GroupChanged. Refusals: NOT_LEADER (ask again), NOT_NOW, NO_SUCH_NODE, LAST."""
+
+    id: str
+
+
+class TransferLeadership(msgspec.Struct, tag="transfer-leadership", frozen=True):
+    """Call, answered with GroupChanged when the hand-over has begun; an empty `to`: to any.
+
+    Refusals: NOT_LEADER (ask again), NO_SUCH_NODE, LAST.
+    """
+
+    to: str = ""
+
+
+class GroupChanged(msgspec.Struct, tag="group-changed", frozen=True):
+    """Answer to AddCoordinator, RemoveCoordinator and TransferLeadership."""

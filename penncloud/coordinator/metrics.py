@@ -36,10 +36,15 @@ class _Cluster(Collector):
         for tablet_state, count in Counter(tablet.state for tablet in view.tablets).items():
             tablets.add_metric([tablet_state], count)
         yield tablets
-        term = GaugeMetricFamily("penncloud_coordinator_term", "Starts of the coordinator")
+        term = GaugeMetricFamily(
+            "penncloud_coordinator_term", "Raft term by coordinator", labels=["id"]
+        )
+        leads = GaugeMetricFamily("penncloud_coordinator_leads", "1 for the leader", labels=["id"])
         for coordinator in view.coordinators:
-            term.add_metric([], coordinator.term)
+            term.add_metric([coordinator.id], coordinator.term)
+            leads.add_metric([coordinator.id], coordinator.role == "leader")
         yield term
+        yield leads
 
 
 def export(registry: CollectorRegistry, view: Callable[[], ClusterView]) -> None:

@@ -1,4 +1,4 @@
-"""A coordinator as a node: decisions on its disk, servers and clients on its port."""
+"""A coordinator as a node: decisions on its disk, other coordinators, servers and clients on its port."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from penncloud.coordinator.decisions import Decisions
+from penncloud.coordinator.decisions import Decisions, Timing
 from penncloud.coordinator.directory import DirectoryServer
-from penncloud.coordinator.log import LogCorrupt
+from penncloud.coordinator.group import Group
 from penncloud.coordinator.members import Members
 from penncloud.coordinator.messages import ClusterView
 from penncloud.coordinator.metrics import export
-from penncloud.coordinator.state import BeginTerm, RegisterNode, Rejected
+from penncloud.coordinator.peers import Peers
+from penncloud.coordinator.raft_store import RaftStore, RaftStoreDamaged
 from penncloud.coordinator.text import TextFactory, answer
 from penncloud.coordinator.view import Observer
 from penncloud.platform import config
@@ -31,9 +33,13 @@ from penncloud.rpc.server import RpcServerFactory
 from penncloud.rpc.switch import SwitchFactory
 from penncloud.wire.messages import Reply, Request
 
+# How long a coordinator that decides alone may take to begin: it needs nobody but its disk.
+_ALONE_S = 30.0
+_POLL_S = 0.01
+
 
 class CoordinatorNode:
-    """The cluster's coordinator. `disk` is its data directory; it is closed by `stop`.
+    """One of the cluster's coordinators. `disk` is its data directory; it is closed by `stop`.
 
     When the disk has failed (`disk.on_failure`) the node takes no decisions any more and has to be
     stopped. Raises ConfigurationError for values that cannot be used.
@@ -49,18 +55,31 @@ class CoordinatorNode:
         registry: CollectorRegistry,
         disk: Disk,
     ) -> None:
-        _check(cluster, role)
+        _check(role)
         self._environment = environment
         self._cluster = cluster
         self._role = role
         self._registry = registry
         self._disk = disk
-        self._decisions = Decisions(disk, self._changed, environment.broken)
-        self._members = Members(environment, role, self._decisions, self._changed)
-        self._directory = DirectoryServer(environment, self._decisions, self._observer)
-        self._text = TextFactory(environment.reactor, self._answer)
+        self._store = RaftStore(disk, environment.reactor)
+        self._peers = Peers(environment, role.id, self._keep_up)
+        tick_s = role.raft_heartbeat_ms / 1000
+        timing = Timing(tick_s, round(role.election_timeout_ms / role.raft_heartbeat_ms))
+        self.decisions = Decisions(
+            environment,
+            role.id,
+            self._store,
+            timing=timing,
+            link=self._peers,
+            changed=self._changed,
+        )
+        self.group = Group(environment, cluster, self._store, self.decisions, self._peers)
+        self._members = Members(environment, role, self.decisions, self._changed)
+        self._directory = DirectoryServer(environment, self.decisions, self._observer)
+        self._text = TextFactory(environment.reactor, self._answer, self.decisions.read_barrier)
         self._rpc: RpcServerFactory | None = None
         self._listening: IListeningPort | None = None
+        self._serving = False
 
     @property
     def port(self) -> int:
@@ -71,84 +90,107 @@ class CoordinatorNode:
         return int(address.port)
 
     async def start(self) -> None:
-        """Bring the state back and serve. Raises ConfigurationError."""
-        secret = load_secret(self._cluster, self._role.host)
+        """Bring the state back and serve; the group is found, or founded, in the background.
+
+        Raises ConfigurationError.
+        """
+        environment, role = self._environment, self._role
+        secret = load_secret(self._cluster, role.host)
+        where = f"data directory {role.data_dir}: the coordinator's state"
+        if any(name.startswith("log-") for name in self._disk.listdir("")):
+            raise ConfigurationError(f"{where}: was written by a version before the first release")
         try:
-            await self._decisions.open()
-        except (LogCorrupt, DiskError) as error:
-            where = f"data directory {self._role.data_dir}"
-            raise ConfigurationError(f"{where}: the coordinator's state: {error}") from error
-        self._members.start()
+            kept = await self._store.open()
+        except (RaftStoreDamaged, DiskError) as error:
+            raise ConfigurationError(f"{where}: {error}") from error
         calls = Calls()
         self._members.serve(calls)
         self._directory.serve(calls)
+        self.group.serve(calls)
         self._rpc = RpcServerFactory(
-            self._environment, calls, secret=secret, hooks=Hooks(closed=self._lost)
+            environment, calls, secret=secret, hooks=Hooks(closed=self._lost)
         )
-        switch = SwitchFactory(self._environment.reactor, self._rpc, self._text)
-        await self._begin_term(switch)
+        switch = SwitchFactory(environment.reactor, self._rpc, self._text)
+        self._listening = await listen(environment.reactor, role.host, role.port, switch)
+        own = identity("coordinator", role, self.port, environment.pid)
+        try:
+            await self.group.start(own, new_incarnation(environment), kept, secret)
+        except (RaftStoreDamaged, DiskError) as error:
+            raise ConfigurationError(f"{where}: {error}") from error
+        self._serving = True
+        self._members.start()
+        await self._begin_alone()
         export(self._registry, self.view)
 
+    async def _begin_alone(self) -> None:
+        """A coordinator without others leads before anybody is served."""
+        clock = self._environment.reactor
+        deadline = clock.seconds() + _ALONE_S
+        while self.decisions.membership.voters == {self._role.id}:
+            known = self.decisions.machine.state.nodes.get(self._role.id)
+            if self.decisions.leads and known is not None:
+                if known.node.role != "coordinator":
+                    raise ConfigurationError(
+                        f"[coordinator]: id: {self._role.id} is known as a server of role"
+                        f" {known.node.role}"
+                    )
+                return
+            if clock.seconds() >= deadline:
+                raise ConfigurationError(f"{self._role.id}: its disk does not take its decisions")
+            await deferLater(clock, _POLL_S)
+
     async def stop(self) -> None:
-        """Take no more calls, finish the decisions under way, close the log."""
+        """Hand leadership over, take no more calls, finish the decisions under way, close the log."""
+        self._serving = False
+        self.group.stop()
+        self._members.stop()
+        await self.decisions.close()
         if self._listening is not None:
             await maybeDeferred(self._listening.stopListening)
-        self._members.stop()
         self._directory.stop()
-        await self._decisions.close()
+        await self._peers.stop()
         await self._disk.close()
         self._text.close_all()
         if self._rpc is not None:
             self._rpc.close_all()
 
     def view(self) -> ClusterView:
+        """As this coordinator sees the cluster now, whether or not others have decided more."""
         return self._observer().cluster(self._environment.reactor.seconds())
-
-    async def _begin_term(self, switch: SwitchFactory) -> None:
-        """Listen, then write down that a new term begins, with the port it really has."""
-        role, environment = self._role, self._environment
-        self._listening = await listen(environment.reactor, role.host, role.port, switch)
-        now = environment.now()
-        for command in (
-            BeginTerm(now, role.id),
-            RegisterNode(
-                now,
-                identity("coordinator", role, self.port, environment.pid),
-                new_incarnation(environment),
-            ),
-        ):
-            result = await self._decisions.propose(command)
-            if isinstance(result, Rejected):
-                raise ConfigurationError(f"[coordinator]: id: {result.text}")
-        self.log.info(
-            "{id} leads term {term} on port {port}",
-            id=role.id,
-            term=self._decisions.machine.state.term,
-            port=self.port,
-        )
 
     def _observer(self) -> Observer:
         members = self._members
-        state = self._decisions.machine.state
-        return Observer(self._role.id, state, members.detector, members.tips)
+        state = self.decisions.machine.state
+        return Observer(state, members.detector, members.tips, self.group.coordinators())
 
     def _answer(self, request: Request) -> Reply:
-        return answer(request, self._decisions.machine.tablet_map, self._observer().address)
+        return answer(request, self.decisions.machine.tablet_map, self._observer().address)
 
     def _changed(self) -> None:
         self._directory.changed()
+        self._keep_up()
+
+    def _keep_up(self) -> None:
+        if self._serving:
+            self.group.keep_up()
 
     def _lost(self, connection: RpcProtocol, why: Failure) -> None:
         self._members.lost(connection)
         self._directory.lost(connection)
 
 
-def _check(cluster: config.Cluster, role: config.Coordinator) -> None:
-    if len(cluster.coordinators) > 1:
-        raise ConfigurationError(
-            "[cluster]: coordinators: this version runs with one coordinator; several would each"
-            " decide for themselves"
-        )
-    for key in ("heartbeat_ms", "dead_after_missed", "expect_storage", "initial_tablets"):
+def _check(role: config.Coordinator) -> None:
+    for key in (
+        "heartbeat_ms",
+        "dead_after_missed",
+        "raft_heartbeat_ms",
+        "expect_storage",
+        "initial_tablets",
+    ):
         if getattr(role, key) < 1:
             raise ConfigurationError(f"[coordinator]: {key}: has to be at least 1")
+    if role.election_timeout_ms < 4 * role.raft_heartbeat_ms:
+        raise ConfigurationError(
+            "[coordinator]: election_timeout_ms: has to be at least four times raft_heartbeat_ms"
+            f" ({4 * role.raft_heartbeat_ms}), so that one late heartbeat is no reason to elect"
+        )

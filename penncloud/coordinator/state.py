@@ -53,8 +53,8 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct):
-    """All that survives. `term` counts the starts of the coordinator, `map_version` the changes of
-    the tablets."""
+    """All that survives. `term` is that of the last leader, `map_version` counts the changes of the
+    tablets."""
 
     term: int = 0
     map_version: int = 0
@@ -78,14 +78,24 @@ class _Snapshot(msgspec.Struct, frozen=True):
 
 
 class BeginTerm(msgspec.Struct, tag="begin-term", frozen=True):
+    """The first command of a leader: whoever has applied it has applied all that was before."""
+
     at: float
     coordinator: str
+    term: int
 
 
 class RegisterNode(msgspec.Struct, tag="register-node", frozen=True):
     at: float
     node: Identity
     incarnation: int
+
+
+class ForgetCoordinator(msgspec.Struct, tag="forget-coordinator", frozen=True):
+    """A coordinator was taken out of the group."""
+
+    at: float
+    id: str
 
 
 class SetEnabled(msgspec.Struct, tag="set-enabled", frozen=True):
@@ -111,16 +121,16 @@ class Configure(msgspec.Struct, tag="configure", frozen=True):
     members: list[str]
 
 
-Command = BeginTerm | RegisterNode | SetEnabled | CreateTablets | Configure
+Command = BeginTerm | RegisterNode | ForgetCoordinator | SetEnabled | CreateTablets | Configure
 
 # -- results -------------------------------------------------------------------------------------
 
 
-class Applied(msgspec.Struct, frozen=True):
+class Applied(msgspec.Struct, tag="applied", frozen=True):
     """Done."""
 
 
-class Rejected(msgspec.Struct, frozen=True):
+class Rejected(msgspec.Struct, tag="rejected", frozen=True):
     """Nothing was changed. `code` is for programs, `text` for people."""
 
     code: str
@@ -142,6 +152,7 @@ class StateMachine:
         self._apply: dict[type[Any], Callable[[Any], Result]] = {
             BeginTerm: self._begin_term,
             RegisterNode: self._register_node,
+            ForgetCoordinator: self._forget_coordinator,
             SetEnabled: self._set_enabled,
             CreateTablets: self._create_tablets,
             Configure: self._configure,
@@ -159,7 +170,14 @@ class StateMachine:
         return _ENCODER.encode(snapshot)
 
     def restore(self, snapshot: bytes) -> None:
-        """The reverse of `snapshot`; raises msgspec.MsgspecError for bytes that are none."""
+        """The reverse of `snapshot`; raises msgspec.MsgspecError for bytes that are none.
+
+        No bytes at all are the state before the first command.
+        """
+        self._tablet_map = None
+        if not snapshot:
+            self.state = State()
+            return
         found = _DECODER.decode(snapshot)
         self.state = State(
             found.term,
@@ -168,7 +186,6 @@ class StateMachine:
             {record.id: record for record in found.tablets},
             found.audit,
         )
-        self._tablet_map = None
 
     @property
     def tablet_map(self) -> TabletMap:
@@ -181,7 +198,9 @@ class StateMachine:
     # -- commands --------------------------------------------------------------------------------
 
     def _begin_term(self, command: BeginTerm) -> Result:
-        self.state.term += 1
+        if command.term <= self.state.term:
+            return Rejected("STALE", f"term {self.state.term} has begun already")
+        self.state.term = command.term
         self._audit(command.at, f"{command.coordinator} begins term {self.state.term}")
         return Applied()
 
@@ -192,11 +211,21 @@ class StateMachine:
             return Rejected(
                 "WRONG_ROLE", f"{node.id} is known as a server of role {known.node.role}"
             )
+        if known is not None and known.incarnation > command.incarnation:
+            return Rejected("SUPERSEDED", f"another {node.id}, started later, has registered")
         enabled = known.enabled if known is not None else True
         self.state.nodes[node.id] = NodeRecord(node, command.incarnation, enabled)
         self._audit(
             command.at, f"{node.id} ({node.role}) starts at {node.host}:{node.port}, pid {node.pid}"
         )
+        return Applied()
+
+    def _forget_coordinator(self, command: ForgetCoordinator) -> Result:
+        known = self.state.nodes.get(command.id)
+        if known is None or known.node.role != "coordinator":
+            return Rejected("NO_SUCH_NODE", f"there is no coordinator {command.id}")
+        del self.state.nodes[command.id]
+        self._audit(command.at, f"{command.id} is no coordinator any more")
         return Applied()
 
     def _set_enabled(self, command: SetEnabled) -> Result:

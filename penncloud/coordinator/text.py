@@ -1,7 +1,9 @@
 """WHERE and MAP by the text protocol, see `wire`.
 
-Requests are answered at once and in order. While a client does not read, what it has sent is neither
-answered nor read on; one that does not read for STALLED_S is dropped.
+Requests are answered in order, from a state that is as new as all that was acknowledged before they came
+(`fresh`); where no majority of the coordinators confirms that, the client is told to try again. While a
+client does not read, what it has sent is neither answered nor read on; one that does not read for
+STALLED_S is dropped.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
@@ -18,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from penncloud.placement.tablets import TabletMap
+from penncloud.platform.errors import PennCloudError
 from penncloud.wire.messages import (
     At,
     Busy,
@@ -36,7 +40,9 @@ from penncloud.wire.requests import RequestDecoder
 STALLED_S: Final = 10.0
 # Clients connected at a time; each keeps one connection for as long as it runs.
 MAX_CONNECTIONS: Final = 10_000
-# Told to one who asks before the first tablets are there.
+# Requests of one connection that may wait; no more are read then.
+MAX_WAITING: Final = 1024
+# Told to one who asks before the first tablets are there, or while no coordinator leads.
 _RETRY_MS: Final = 200
 
 Answer = Callable[[Request], Reply]
@@ -55,15 +61,22 @@ def answer(request: Request, tablets: TabletMap, address: Callable[[str], str]) 
     return Error("COMMAND", "a coordinator answers WHERE and MAP only")
 
 
+def _at_once() -> Deferred[None]:
+    return succeed(None)
+
+
 class TextFactory(Factory):
-    """`answer` gives the reply to a request; `reactor` has IReactorTime."""
+    """`answer` gives the reply to a request, once `fresh` has fired; `reactor` has IReactorTime."""
 
     log = Logger()
     noisy = False
 
-    def __init__(self, reactor: Any, answer: Answer) -> None:
+    def __init__(
+        self, reactor: Any, answer: Answer, fresh: Callable[[], Deferred[None]] = _at_once
+    ) -> None:
         self.reactor = reactor
         self.answer = answer
+        self.fresh = fresh
         # A dict as an ordered set: what is done to all is done in the same order in every run.
         self.connections: dict[TextProtocol, None] = {}
 
@@ -90,6 +103,8 @@ class TextProtocol(LineReceiver):
         self._owner = owner
         self._decoder = RequestDecoder()
         self._waiting: deque[Request | Malformed] = deque()
+        self._asking = False
+        self._held = False
         self._ended = False
         self._closing = False
         self._stalled: Any = None
@@ -103,17 +118,49 @@ class TextProtocol(LineReceiver):
 
     def dataReceived(self, data: bytes) -> None:
         self._waiting.extend(self._decoder.feed(data))
+        self._go_on()
+        if len(self._waiting) > MAX_WAITING and not self._held and not self._closing:
+            self._held = True
+            transport: Any = self.transport
+            transport.pauseProducing()
+
+    def _go_on(self) -> None:
+        """Answer all that waits now, once the state is fresh; what comes meanwhile is asked for anew."""
+        if self._waiting and not (self._asking or self.paused or self._closing):
+            self._asking = True
+            count = len(self._waiting)
+            self._owner.fresh().addCallbacks(
+                lambda _: self._answer(count), lambda failure: self._answer(count, failure)
+            ).addErrback(self._broken)
+        if self._ended and not self._waiting:
+            self.close()
+
+    def _answer(self, count: int, stale: Failure | None = None) -> None:
+        self._asking = False
+        if stale is not None:
+            stale.trap(PennCloudError)
         transport: Any = self.transport
-        while self._waiting and not self.paused and not self._closing:
+        while count and self._waiting and not self.paused and not self._closing:
+            count -= 1
             request = self._waiting.popleft()
             if isinstance(request, Malformed):
                 transport.write(encode_reply(Error(request.code, request.text)))
                 if request.fatal:
                     self.close()
+            elif stale is not None and isinstance(request, Where | Map):
+                transport.write(encode_reply(Busy(_RETRY_MS)))
             else:
                 transport.write(encode_reply(self._owner.answer(request)))
-        if self._ended and not self._waiting:
-            self.close()
+        if self._held and not self._closing and len(self._waiting) <= MAX_WAITING:
+            self._held = False
+            if not self.paused:
+                transport.resumeProducing()
+        self._go_on()
+
+    def _broken(self, failure: Failure) -> None:
+        self._owner.log.failure("answering a client", failure)
+        transport: Any = self.transport
+        transport.abortConnection()
 
     def pauseProducing(self) -> None:
         super().pauseProducing()
@@ -123,7 +170,10 @@ class TextProtocol(LineReceiver):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
-        super().resumeProducing()
+        if not self._held:
+            super().resumeProducing()
+        self.paused = False
+        self._go_on()
 
     def readConnectionLost(self) -> None:
         """The client sends no more, but may wait for answers."""

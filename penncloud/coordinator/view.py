@@ -8,7 +8,13 @@ from typing import Literal
 from attrs import frozen
 
 from penncloud.coordinator.detector import Detector
-from penncloud.coordinator.messages import ClusterView, CoordinatorInfo, NodeInfo, TabletInfo
+from penncloud.coordinator.messages import (
+    ClusterView,
+    CoordinatorInfo,
+    CoordinatorRole,
+    NodeInfo,
+    TabletInfo,
+)
 from penncloud.coordinator.state import NodeRecord, State, TabletRecord
 from penncloud.rpc.endpoints import address_text
 from penncloud.rpc.registration import Tip
@@ -18,16 +24,28 @@ Tips = Mapping[str, Mapping[int, Tip]]
 
 
 @frozen
-class Observer:
-    """`own_id` is the coordinator that looks: it is alive while it does."""
+class CoordinatorSeen:
+    """A coordinator as another sees it: what it told `age_s` seconds ago."""
 
-    own_id: str
+    role: CoordinatorRole
+    term: int
+    age_s: float
+    alive: bool
+
+
+@frozen
+class Observer:
+    """One coordinator's sight: what was decided, whom it hears, and the members of its group."""
+
     state: State
     detector: Detector
     tips: Tips
+    coordinators: Mapping[str, CoordinatorSeen]
 
     def liveness(self, node_id: str) -> Literal["live", "suspected", "dead"]:
-        return "live" if node_id == self.own_id else self.detector.state(node_id)
+        if (coordinator := self.coordinators.get(node_id)) is not None:
+            return "live" if coordinator.alive else "dead"
+        return self.detector.state(node_id)
 
     def address(self, node_id: str) -> str:
         """host:port of a server that may be handed out; empty for one that is dead or not known."""
@@ -62,15 +80,19 @@ class Observer:
             incarnation=record.incarnation,
             agent=node.agent,
             metrics_port=node.metrics_port,
-            seen_s=round(self.detector.seen_s(node.id, now), 3),
+            seen_s=round(self._seen_s(node.id, now), 3),
         )
 
+    def _seen_s(self, node_id: str, now: float) -> float:
+        coordinator = self.coordinators.get(node_id)
+        return self.detector.seen_s(node_id, now) if coordinator is None else coordinator.age_s
+
     def _coordinators(self) -> Iterable[CoordinatorInfo]:
-        record = self.state.nodes.get(self.own_id)
-        if record is not None:
-            node = record.node
-            term = self.state.term
-            yield CoordinatorInfo(node.id, node.host, node.port, node.pid, "leader", term)
+        for node_id in sorted(self.coordinators, key=_natural):
+            record = self.state.nodes.get(node_id)
+            if record is not None:
+                node, seen = record.node, self.coordinators[node_id]
+                yield CoordinatorInfo(node_id, node.host, node.port, node.pid, seen.role, seen.term)
 
     def _tablet(self, record: TabletRecord) -> TabletInfo:
         state: Literal["ok", "degraded", "unavailable"] = "ok"

@@ -67,6 +67,11 @@ class Coordinator(Role, frozen=True, kw_only=True):
     heartbeat_ms: int = 100
     # Missed pings after which a node is dead; it is suspected from the second on (seed 001).
     dead_after_missed: int = 5
+    # Pause between the leader's heartbeats to the other coordinators, in milliseconds.
+    raft_heartbeat_ms: int = 50
+    # A coordinator that has not heard of a leader for so many milliseconds, up to twice as many by
+    # chance, stands for election: short enough that clients notice little, longer than a slow fsync.
+    election_timeout_ms: int = 400
     # Storage servers that must have registered before tablets are first assigned.
     expect_storage: int = 3
     # Tablets cut from the hash space at the very start; more come by splitting.

@@ -53,9 +53,9 @@ class RaftLog:
         """Where the latest membership stands."""
         return self._memberships[-1][0]
 
-    def committed_membership(self) -> Membership:
-        """The latest that is committed."""
-        return next(m for index, m in reversed(self._memberships) if index <= self.commit)
+    def membership_at(self, index: int) -> Membership:
+        """The one that holds after the entry `index`, which the snapshot does not cover."""
+        return next(m for at, m in reversed(self._memberships) if at <= index)
 
     def term(self, index: int) -> int | None:
         """The term of an entry; None beyond the end. Raises Compacted before the snapshot."""
@@ -116,6 +116,11 @@ class RaftLog:
     def unstable(self) -> tuple[Entry, ...]:
         """All entries that are not yet on disk: what a node says of its log speaks of all of them."""
         return tuple(self._entries[self.stable_index - self.snapshot.index :])
+
+    def stable_behind(self, index: int) -> tuple[Entry, ...]:
+        """The entries behind `index` that are on disk."""
+        first = index - self.snapshot.index
+        return tuple(self._entries[first : self.stable_index - self.snapshot.index])
 
     def stable_to(self, index: int, term: int) -> None:
         """The driver has persisted up to here. Ignored if the entry was replaced meanwhile."""

@@ -157,6 +157,11 @@ class RaftNode:
         elif self._elapsed >= self._timeout and self._may_stand():
             self._campaign(pre=True)
 
+    def campaign(self) -> None:
+        """Stand for election now, if this node may: the only voter need not wait for its time-out."""
+        if self.role != "leader" and self._may_stand():
+            self._campaign(pre=True)
+
     def propose(self, data: bytes) -> tuple[int, int]:
         """Append a command; returns its (index, term): it is done when an entry of that index *and*
         term is applied, and lost when another term's is. Raises NotLeader, Overloaded."""
@@ -206,6 +211,25 @@ class RaftNode:
             self._send(TimeoutNow(self.id, to, self.term))
         else:
             self._send_append(to)
+
+    def voters_by_progress(self) -> list[str]:
+        """The other voters, for a leader: who was heard of lately first, then by how much he has."""
+        if self.role != "leader":
+            return []
+        others = self.membership.voters - {self.id}
+        return sorted(
+            others, key=lambda v: (not self._progress[v].active, -self._progress[v].match, v)
+        )
+
+    def caught_up(self, learner: str) -> bool:
+        """Whether, as this leader knows, a learner has all that is committed."""
+        progress = self._progress.get(learner)
+        return (
+            self.role == "leader"
+            and progress is not None
+            and progress.state == "replicate"
+            and progress.match >= self.log.commit
+        )
 
     def compact(self, snapshot: Snapshot) -> None:
         """The driver has this snapshot of its applied state on disk; the log before it may go."""

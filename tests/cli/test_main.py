@@ -95,7 +95,7 @@ class TargetTests(SynchronousTestCase):
         write(layout, describe(topology, "agent-1", None, {}))
         arguments = self.arguments("--data", str(layout.root))
         cluster = cluster_of(arguments)
-        self.assertEqual(cluster.coordinators, ["127.0.0.1:8600"])
+        self.assertEqual(cluster.coordinators, [f"127.0.0.1:{port}" for port in (8600, 8601, 8602)])
         self.assertEqual(cluster.secret_file, str(layout.secret))
         self.assertEqual(cluster.domain, "example.org")
         self.assertEqual(agents_of(arguments), ["127.0.0.1:8500"])

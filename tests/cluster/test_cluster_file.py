@@ -51,7 +51,7 @@ class ClusterFileTests(SynchronousTestCase):
         written = describe(plan(Wanted(), None, anything), "agent-1", 10, {})
         write(self.layout, written)
         self.assertEqual(read(self.layout), written)
-        self.assertEqual(len(written.listeners), 8)
+        self.assertEqual(len(written.listeners), 10)
 
     def test_absent_and_damaged(self) -> None:
         """No file is no cluster; half a file is an error that names it."""

@@ -38,7 +38,9 @@ class ConfigurationTests(SynchronousTestCase):
             self.assertEqual(document[server.role]["id"], server.id)
             self.assertEqual(document[server.role]["port"], server.port)
             cluster = section(Cluster, document["cluster"], "")
-            self.assertEqual(cluster.coordinators, ["127.0.0.1:8600"])
+            self.assertEqual(
+                cluster.coordinators, [f"127.0.0.1:{port}" for port in (8600, 8601, 8602)]
+            )
             self.assertEqual(cluster.domain, "example.org")
         document = read_file(str(self.layout.configuration("http-2")))
         http = section(Http, document["http"], "")

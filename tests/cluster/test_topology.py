@@ -28,7 +28,7 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual(ports(topology, "lb"), [8080])
         self.assertEqual(ports(topology, "http"), [8081, 8082])
         self.assertEqual(ports(topology, "smtp"), [2500])
-        self.assertEqual(ports(topology, "coordinator"), [8600])
+        self.assertEqual(ports(topology, "coordinator"), [8600, 8601, 8602])
         self.assertEqual(ports(topology, "storage"), [8700, 8701, 8702])
         self.assertEqual((topology.domain, topology.host), ("penncloud", "127.0.0.1"))
         self.assertEqual(
@@ -48,7 +48,7 @@ class PlanTests(SynchronousTestCase):
     def test_chosen_ports_avoid_the_taken(self) -> None:
         """Ports that nobody types go around those that other programs have."""
         topology = plan(Wanted(), None, lambda host, port: port not in (8600, 8700, 8702, 8500))
-        self.assertEqual(ports(topology, "coordinator"), [8601])
+        self.assertEqual(ports(topology, "coordinator"), [8601, 8602, 8603])
         self.assertEqual(ports(topology, "storage"), [8701, 8703, 8704])
         self.assertEqual(topology.agent_port, 8501)
 
@@ -98,7 +98,7 @@ class PlanTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """What cannot be is said with the option that asked for it."""
-        self.assertIn("--coordinators 3", self.refused(Wanted(counts={"coordinator": 3})))
+        self.assertIn("--coordinators 4", self.refused(Wanted(counts={"coordinator": 4})))
         self.assertIn("--http 0", self.refused(Wanted(counts={"http": 0})))
         self.assertIn("--storage 1000", self.refused(Wanted(counts={"storage": 1000})))
         self.assertIn("no port", self.refused(Wanted(base_port=70000)))

@@ -9,6 +9,7 @@ from penncloud.coordinator.state import (
     Command,
     Configure,
     CreateTablets,
+    ForgetCoordinator,
     RegisterNode,
     SetEnabled,
     TabletRecord,
@@ -26,7 +27,7 @@ TWO_TABLETS = [
 ]
 # A cluster with two storage servers, a frontend and two tablets.
 FOUNDING: list[Command] = [
-    BeginTerm(1.0, "coordinator-1"),
+    BeginTerm(1.0, "coordinator-1", 1),
     RegisterNode(2.0, STORAGE_1, 1),
     RegisterNode(3.0, STORAGE_2, 2),
     RegisterNode(4.0, HTTP_1, 3),
@@ -50,8 +51,9 @@ _records = st.builds(
 )
 
 commands: st.SearchStrategy[Command] = st.one_of(
-    st.builds(BeginTerm, _times, st.just("coordinator-1")),
+    st.builds(BeginTerm, _times, st.just("coordinator-1"), st.integers(1, 9)),
     st.builds(RegisterNode, _times, _identities, st.integers(0, 5)),
+    st.builds(ForgetCoordinator, _times, _ids),
     st.builds(SetEnabled, _times, _ids, st.booleans()),
     st.builds(CreateTablets, _times, st.lists(_records, max_size=3) | st.just(TWO_TABLETS)),
     st.builds(

@@ -1,10 +1,12 @@
-"""Commands on their way through the log into the state."""
+"""A group of one: commands on their way through the log into the state."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -12,14 +14,43 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.coordinator import decisions as subject
-from penncloud.coordinator.decisions import Decisions, NotDeciding, TooManyDecisions
-from penncloud.coordinator.log import CommandLog, LogCorrupt
-from penncloud.coordinator.state import Applied, BeginTerm, Command, Rejected, SetEnabled
-from penncloud.platform.errors import DiskFull
+from penncloud.coordinator.decisions import (
+    FULL_PAUSE_S,
+    Decisions,
+    NotDecided,
+    OutcomeUnknown,
+    Timing,
+    TooManyDecisions,
+)
+from penncloud.coordinator.raft_store import RaftStore, RaftStoreDamaged
+from penncloud.coordinator.state import (
+    Applied,
+    BeginTerm,
+    Command,
+    Configure,
+    Rejected,
+    Result,
+    SetEnabled,
+)
 from penncloud.platform.memory_disk import Fault, MemoryDisk
-from tests.coordinator.commands import FOUNDING, commands
+from penncloud.raft.messages import Membership, Message
+from tests.coordinator.commands import FOUNDING, HTTP_1, commands
+from tests.rpc.world import environment
 
-BEGIN = BeginTerm(1.0, "coordinator-1")
+ALONE = Membership(frozenset({"c1"}))
+REGISTER_HTTP = FOUNDING[3]
+assert HTTP_1.id == "http-1"
+DISABLE = SetEnabled(9.0, "http-1", False)
+
+
+class _Nowhere:
+    """The link of a coordinator without others."""
+
+    def send(self, message: Message) -> None:
+        raise AssertionError(message)
+
+    async def decide(self, leader: str, command: Command, timeout_s: float) -> Result:
+        raise AssertionError(command)
 
 
 class DecisionTests(SynchronousTestCase):
@@ -27,108 +58,160 @@ class DecisionTests(SynchronousTestCase):
         self.clock = Clock()
         self.disk = MemoryDisk(self.clock, random.Random(1))
         self.changes = 0
-        self.decisions = self._open()
+        self.broken: Callable[[str], bool] = lambda _: False
+        self.decisions = self._begin()
+        self._do(REGISTER_HTTP)
 
-    def _open(self) -> Decisions:
-        decisions = Decisions(self.disk, self._changed)
-        opened = Deferred.fromCoroutine(decisions.open())
+    def _begin(self, compact_bytes: int = 1 << 20) -> Decisions:
+        store = RaftStore(self.disk, self.clock, 1 << 16)
+        decisions = Decisions(
+            evolve(environment(self.clock), broken=self.broken),
+            "c1",
+            store,
+            timing=Timing(),
+            link=_Nowhere(),
+            changed=self._changed,
+            compact_bytes=compact_bytes,
+        )
+        self.store = store
+        opened = Deferred.fromCoroutine(self._open(decisions, store))
         self._settle()
         self.successResultOf(opened)
+        self._settle()
         return decisions
+
+    async def _open(self, decisions: Decisions, store: RaftStore) -> None:
+        decisions.begin(await store.open() or await store.found(ALONE, b""))
 
     def _changed(self) -> None:
         self.changes += 1
 
     def _settle(self) -> None:
-        for _ in range(20):
+        for _ in range(40):
             self.clock.advance(0.001)
+
+    def _do(self, command: Command) -> Result:
+        result = self.decisions.propose_here(command)
+        self._settle()
+        return self.successResultOf(result)
+
+    def test_leads_at_once(self) -> None:
+        """The only voter need not wait for a time-out; every start is a new term."""
+        self.assertTrue(self.decisions.leads)
+        self.assertEqual(self.decisions.machine.state.term, 1)
+        self.disk = self.disk.crash()
+        again = self._begin()
+        self.assertTrue(again.leads)
+        self.assertEqual(again.machine.state.term, 2)
 
     def test_durable_before_told(self) -> None:
         """A command has no effect, and its proposer no answer, before it is on the disk."""
-        result = self.decisions.propose(BEGIN)
+        changes = self.changes
+        result = self.decisions.propose_here(DISABLE)
         self.assertNoResult(result)
-        self.assertEqual(self.decisions.machine.state.term, 0)
+        self.assertTrue(self.decisions.machine.state.nodes["http-1"].enabled)
         self._settle()
         self.assertEqual(self.successResultOf(result), Applied())
-        self.assertEqual((self.decisions.machine.state.term, self.changes), (1, 1))
+        self.assertFalse(self.decisions.machine.state.nodes["http-1"].enabled)
+        self.assertEqual(self.changes, changes + 1)
 
     def test_together(self) -> None:
-        """What comes while the disk is busy shares the next write."""
-        results = [self.decisions.propose(BEGIN) for _ in range(10)]
+        """What comes while the disk is busy shares the next sync."""
+        before = len(self.disk.trace)
+        results = [self.decisions.propose_here(DISABLE) for _ in range(10)]
         self._settle()
         self.assertEqual([self.successResultOf(result) for result in results], [Applied()] * 10)
-        syncs = [what for what in self.disk.trace if what == "sync log-0000000000000000"]
+        syncs = [what for what in self.disk.trace[before:] if what.startswith("sync")]
         self.assertLessEqual(len(syncs), 2)
 
     def test_rejected(self) -> None:
         """A command that does not apply is answered so."""
-        result = self.decisions.propose(SetEnabled(1.0, "http-9", True))
-        self._settle()
-        self.assertIsInstance(self.successResultOf(result), Rejected)
+        self.assertIsInstance(self._do(SetEnabled(1.0, "http-9", True)), Rejected)
 
     @given(st.lists(commands, max_size=30), st.integers(0, 2**32))
     def test_restart(self, given: list[Command], seed: int) -> None:
         """A restart from disk gives the same state, byte for byte, with and without snapshots."""
         self.disk = MemoryDisk(self.clock, random.Random(seed))
-        self.patch(CommandLog.__init__, "__defaults__", (2000 if seed % 2 else 1 << 20,))
-        decisions = self._open()
-        for command in (*FOUNDING, *given):
-            result = decisions.propose(command)
-            self._settle()
-            self.successResultOf(result)
-        before = decisions.machine.snapshot()
+        self.decisions = self._begin(2000 if seed % 2 else 1 << 20)
+        for command in (*FOUNDING[1:], *(c for c in given if not isinstance(c, BeginTerm))):
+            self._do(command)
+        before = self.decisions.machine.state
         self.disk = self.disk.crash()
-        self.assertEqual(self._open().machine.snapshot(), before)
+        after = self._begin().machine.state
+        # The restart itself is a new term.
+        self.assertEqual(after.term, before.term + 1)
+        self.assertEqual((after.nodes, after.tablets), (before.nodes, before.tablets))
+        self.assertEqual(after.audit[: len(before.audit)], before.audit)
 
     def test_snapshots_are_taken(self) -> None:
-        """The log does not grow without bound."""
-        self.patch(CommandLog.__init__, "__defaults__", (2000,))
-        decisions = self._open()
-        for _ in range(100):
-            decisions.propose(BEGIN)
-            self._settle()
-        [log] = [name for name in self.disk.listdir("") if name.startswith("log-")]
-        self.assertLess(self.disk.size_bytes(log), 3000)
-        self.assertEqual(self._open().machine.state.term, 100)
+        """The log does not grow without bound, and what is left of it is enough."""
+        self.decisions = self._begin(20_000)
+        for number in range(400):
+            self._do(SetEnabled(float(number), "http-1", number % 2 == 0))
+        node = self.decisions.node
+        assert node is not None
+        self.assertGreater(node.log.snapshot.index, 100)
+        self.assertLess(self.store.log_bytes, 40_000)
+        self.disk = self.disk.crash()
+        self.assertFalse(self._begin().machine.state.nodes["http-1"].enabled)
 
     def test_disk_full(self) -> None:
-        """Without room the proposer is told; with room again decisions go on."""
+        """Without room a command waits; with room again it is decided."""
         self.disk.faults[self.disk.operations] = Fault.FULL
-        full = self.decisions.propose(BEGIN)
+        result = self.decisions.propose_here(DISABLE)
         self._settle()
-        self.failureResultOf(full, DiskFull)
-        again = self.decisions.propose(BEGIN)
+        self.assertNoResult(result)
+        self.clock.advance(FULL_PAUSE_S)
         self._settle()
-        self.assertEqual(self.successResultOf(again), Applied())
-        self.assertEqual(self._open().machine.state.term, 1)
+        self.assertEqual(self.successResultOf(result), Applied())
 
     def test_disk_failed(self) -> None:
         """After a failed sync nobody is told that anything was done, and nothing is taken any more."""
         self.disk.faults[self.disk.operations] = Fault.FAIL
-        results = [self.decisions.propose(BEGIN) for _ in range(3)]
+        results = [self.decisions.propose_here(DISABLE) for _ in range(3)]
         self._settle()
-        results.append(self.decisions.propose(BEGIN))
         for result in results:
-            self.failureResultOf(result, NotDeciding)
-        self.assertEqual(self.decisions.machine.state.term, 0)
+            self.failureResultOf(result, OutcomeUnknown)
+        self.failureResultOf(self.decisions.propose_here(DISABLE), NotDecided)
+        self.failureResultOf(self.decisions.read_barrier(), NotDecided)
+        self.assertTrue(self.decisions.machine.state.nodes["http-1"].enabled)
 
     def test_bounded(self) -> None:
-        """Commands beyond the bound are refused at once."""
+        """Commands and reads beyond the bound are refused at once."""
         self.patch(subject, "MAX_WAITING", 2)
-        results = [self.decisions.propose(BEGIN) for _ in range(4)]
+        results = [self.decisions.propose_here(DISABLE) for _ in range(3)]
+        reads = [self.decisions.read_barrier() for _ in range(3)]
         self.failureResultOf(results[-1], TooManyDecisions)
+        self.failureResultOf(reads[-1], TooManyDecisions)
         self._settle()
         self.assertEqual(self.successResultOf(results[0]), Applied())
+        self.successResultOf(reads[0])
+
+    def test_deadline(self) -> None:
+        """A command that is not decided in time has an unknown outcome; its entry stays."""
+        self.disk.faults[self.disk.operations] = Fault.SLOW
+        result = self.decisions.propose_here(DISABLE, timeout_s=0.02)
+        self._settle()
+        self.failureResultOf(result, OutcomeUnknown)
+        self.clock.advance(60)
+        self._settle()
+        self.assertFalse(self.decisions.machine.state.nodes["http-1"].enabled)
+
+    def test_read_is_fresh(self) -> None:
+        """A read waits for what was acknowledged before it, and for no more."""
+        barrier = self.decisions.read_barrier()
+        self.assertNoResult(barrier)
+        self._settle()
+        self.successResultOf(barrier)
 
     def test_close(self) -> None:
-        """Closing finishes what is under way and refuses what comes."""
-        under_way = self.decisions.propose(BEGIN)
+        """Closing finishes the disk's work and refuses what comes; the log can be opened again."""
+        self._do(DISABLE)
         closed = Deferred.fromCoroutine(self.decisions.close())
-        self.failureResultOf(self.decisions.propose(BEGIN), NotDeciding)
-        self.assertNoResult(closed)
+        self.failureResultOf(self.decisions.propose_here(DISABLE), NotDecided)
         self._settle()
-        self.assertEqual(self.successResultOf(under_way), Applied())
         self.successResultOf(closed)
+        self.assertFalse(self._begin().machine.state.nodes["http-1"].enabled)
 
     def test_fault_of_ours(self) -> None:
         """A fault while applying is logged, told to the proposers, and ends the deciding."""
@@ -137,18 +220,27 @@ class DecisionTests(SynchronousTestCase):
             raise ZeroDivisionError("broken")
 
         self.patch(self.decisions.machine, "apply", broken)
-        result = self.decisions.propose(BEGIN)
+        result = self.decisions.propose_here(DISABLE)
         self._settle()
-        self.failureResultOf(result, NotDeciding)
-        self.failureResultOf(self.decisions.propose(BEGIN), NotDeciding)
+        self.failureResultOf(result, OutcomeUnknown)
+        self.failureResultOf(self.decisions.propose_here(DISABLE), NotDecided)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_foreign_snapshot(self) -> None:
-        """A snapshot that is whole but no state is reported as corruption."""
-        log: CommandLog[Command] = CommandLog(self.disk, Command)
-        for work in (log.open(), log.rotate(b"\xa1x")):
-            Deferred.fromCoroutine(work)
-            self._settle()
-        opened = Deferred.fromCoroutine(Decisions(self.disk, self._changed).open())
+        """A snapshot that is whole but no state is reported as damage."""
+        store = RaftStore(MemoryDisk(self.clock, random.Random(1)), self.clock)
+        founded = Deferred.fromCoroutine(store.found(ALONE, b"\xa1x"))
         self._settle()
-        self.failureResultOf(opened, LogCorrupt)
+        kept = self.successResultOf(founded)
+        with self.assertRaises(RaftStoreDamaged):
+            self.decisions.begin(kept)
+
+    def test_mutant(self) -> None:
+        """Without the rule that a decision is durable first, a crash loses what was acknowledged."""
+        self.broken = lambda rule: rule == "decide-when-durable"
+        self.decisions = self._begin()
+        self.assertIsInstance(self._do(Configure(1.0, 1, 0, "", [])), Rejected)
+        self._do(DISABLE)
+        self.broken = lambda _: False
+        self.disk = self.disk.crash()
+        self.assertTrue(self._begin().machine.state.nodes["http-1"].enabled)

@@ -305,7 +305,7 @@ class NodeTests(TestCase):
     async def test_configuration(self) -> None:
         """What an administrator has to mend is said in words."""
         cases: list[tuple[Cluster, dict[str, Any], str]] = [
-            (Cluster(coordinators=["127.0.0.1:1", "127.0.0.1:2"]), {}, "one coordinator"),
+            (Cluster(coordinators=["127.0.0.1:1"]), {"election_timeout_ms": 9}, "four times"),
             (Cluster(coordinators=["127.0.0.1:1"]), {"heartbeat_ms": 0}, "heartbeat_ms"),
             (Cluster(coordinators=["127.0.0.1:1"], secret_file="/none"), {}, "secret file"),
             (Cluster(coordinators=["127.0.0.1:1"]), {"host": "0.0.0.0"}, "secret_file"),

@@ -82,7 +82,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_terms_count_starts(self) -> None:
         """Each start of the coordinator is a new term."""
-        self.assertEqual(machine(BeginTerm(9.0, "coordinator-1")).state.term, 2)
+        self.assertEqual(machine(BeginTerm(9.0, "coordinator-1", 2)).state.term, 2)
 
     def test_compare_and_set(self) -> None:
         """Of two configurations decided for the same epoch one applies."""
@@ -141,6 +141,6 @@ class CommandTests(SynchronousTestCase):
         subject = machine()
         self.assertEqual(subject.state.audit[-1].text, "2 tablets created")
         for number in range(MAX_AUDIT_ENTRIES + 5):
-            subject.apply(BeginTerm(float(number), "coordinator-1"))
+            subject.apply(BeginTerm(float(number), "coordinator-1", number + 1))
         self.assertEqual(len(subject.state.audit), MAX_AUDIT_ENTRIES)
         self.assertEqual(subject.state.audit[-1].at, MAX_AUDIT_ENTRIES + 4)

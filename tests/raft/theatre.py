@@ -195,7 +195,9 @@ class Theatre:
         player = self._players[name]
         last = player.applied[-1]
         node = self._node(name)
-        snapshot = Snapshot(last.index, last.term, node.log.committed_membership(), b"state" * 500)
+        snapshot = Snapshot(
+            last.index, last.term, node.log.membership_at(last.index), b"state" * 500
+        )
         player.entries = [entry for entry in player.entries if entry.index > last.index]
         player.snapshot = snapshot
         node.compact(snapshot)

@@ -1,0 +1,263 @@
+"""Several coordinators in one process, on real sockets and simulated disks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from twisted.internet import reactor as real_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from penncloud.client.coordinator_link import CoordinatorDirectory
+from penncloud.client.directory import ClusterView
+from penncloud.client.locator import Locator
+from penncloud.client.table import Refused, Unavailable
+from penncloud.coordinator.node import CoordinatorNode
+from penncloud.platform.config import Cluster, Coordinator
+from penncloud.platform.memory_disk import MemoryDisk
+from penncloud.rpc.registration import Assign, Identity, Registration
+from tests.processes.cluster import free_block
+from tests.rpc.world import environment
+
+reactor: Any = real_reactor
+
+
+class GroupTests(TestCase):
+    timeout = 20
+
+    def setUp(self) -> None:
+        self.first_port = free_block(6)
+        self.size = 3
+        self.nodes: dict[int, CoordinatorNode] = {}
+        self.disks: dict[int, MemoryDisk] = {}
+
+    def tearDown(self) -> Deferred[None]:  # type: ignore[override]
+        return Deferred.fromCoroutine(self._stop_all())
+
+    async def _stop_all(self) -> None:
+        for number in list(self.nodes):
+            await self._crash(number)
+
+    def _cluster(self, size: int = 0) -> Cluster:
+        ports = range(self.first_port, self.first_port + (size or self.size))
+        return Cluster(coordinators=[f"127.0.0.1:{port}" for port in ports])
+
+    async def _start(self, *numbers: int, size: int = 0) -> None:
+        for number in numbers:
+            role = Coordinator(
+                id=f"coordinator-{number}",
+                port=self.first_port + number - 1,
+                heartbeat_ms=20,
+                expect_storage=2,
+                initial_tablets=4,
+            )
+            disk = self.disks.setdefault(number, MemoryDisk(reactor, random.Random(number)))
+            node = CoordinatorNode(
+                environment(reactor, seed=number),
+                self._cluster(size),
+                role,
+                CollectorRegistry(),
+                disk,
+            )
+            self.nodes[number] = node
+            await node.start()
+
+    async def _crash(self, number: int) -> None:
+        """The end without handing anything over."""
+        node = self.nodes.pop(number)
+        node.decisions._failed = True
+        await node.stop()
+        self.disks[number] = self.disks[number].crash()
+
+    async def _until(self, done: Callable[[], object]) -> None:
+        while not done():
+            await deferLater(reactor, 0.01)
+
+    def _leader(self) -> int:
+        """The number of the one that decides; 0 for nobody."""
+        terms = {n: node.decisions.term for n, node in self.nodes.items() if node.decisions.leads}
+        return max(terms, key=lambda n: terms[n], default=0)
+
+    def _directory(self, *numbers: int) -> CoordinatorDirectory:
+        """A client of these coordinators, of all by default."""
+        cluster = self._cluster()
+        if numbers:
+            addresses = [cluster.coordinators[number - 1] for number in numbers]
+            cluster = Cluster(coordinators=addresses)
+        directory = CoordinatorDirectory(environment(reactor, seed=50), cluster)
+        directory.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(directory.stop()))
+        return directory
+
+    def _server(self, role: Any, number: int) -> Registration:
+        info = Identity(role, f"{role}-{number}", "127.0.0.1", 7000 + number, 100 + number)
+
+        def take(assign: Assign) -> None:
+            self.assertTrue(assign.tablets)
+
+        registration = Registration(
+            environment(reactor, seed=100 + number),
+            self._cluster(),
+            info,
+            on_assign=take if role == "storage" else None,
+        )
+        registration.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(registration.stop()))
+        return registration
+
+    async def _known(self, view: Callable[[ClusterView], object]) -> None:
+        """Every running coordinator's view fulfils this."""
+        await self._until(lambda: all(view(node.view()) for node in self.nodes.values()))
+
+    async def _agreed(self) -> bytes:
+        """The state, once it is the same bytes everywhere."""
+
+        def states() -> set[bytes]:
+            return {node.decisions.machine.snapshot() for node in self.nodes.values()}
+
+        await self._until(lambda: self._leader() and len(states()) == 1)
+        return states().pop()
+
+    @staticmethod
+    def _roles(view: ClusterView) -> list[str]:
+        return sorted(one.role for one in view.coordinators)
+
+    async def test_founded(self) -> None:
+        """Three that know only addresses become one group: one leads, and each of them answers."""
+        await self._start(1, 2, 3)
+        await self._known(lambda v: self._roles(v) == ["follower", "follower", "leader"])
+        self._server("storage", 1)
+        self._server("storage", 2)
+        await self._until(lambda: len(self.nodes[1].decisions.machine.state.tablets) == 4)
+        await self._agreed()
+        views = [await self._directory(number).view() for number in (1, 2, 3)]
+        self.assertEqual([len(view.tablets) for view in views], [4, 4, 4])
+        for number in (1, 2, 3):
+            locator = Locator(environment(reactor), [self._cluster().coordinators[number - 1]])
+            found = await locator.current()
+            self.assertEqual(len(found.tablets), 4)
+            self.assertTrue(all(tablet.primary for tablet in found.tablets))
+            locator.close()
+
+    async def test_founded_only_when_complete(self) -> None:
+        """Without all of its founders there is no group, however long the others wait."""
+        await self._start(1, 2)
+        await deferLater(reactor, 1.0)
+        self.assertEqual(self._leader(), 0)
+        await self._start(3)
+        await self._until(self._leader)
+
+    async def test_changes_by_any(self) -> None:
+        """A change is taken by whichever coordinator is asked, and every one knows of it at once."""
+        await self._start(1, 2, 3)
+        self._server("http", 1)
+        await self._known(lambda v: "http-1" in {node.id for node in v.nodes})
+        for number in (1, 2, 3):
+            await self._directory(number).set_enabled("http-1", number % 2 == 0)
+            for other in (1, 2, 3):
+                view = await self._directory(other).view()
+                [http] = [node for node in view.nodes if node.id == "http-1"]
+                self.assertEqual(http.enabled, number % 2 == 0)
+
+    async def test_leader_dies(self) -> None:
+        """Another one leads; nothing acknowledged is lost, and the one that comes back has it too."""
+        await self._start(1, 2, 3)
+        self._server("http", 1)
+        await self._known(lambda v: "http-1" in {node.id for node in v.nodes})
+        directory = self._directory()
+        for round_ in range(4):
+            await self._until(self._leader)
+            dead = self._leader()
+            await self._crash(dead)
+            await directory.set_enabled("http-1", round_ % 2 == 0)
+            [http] = [node for node in (await directory.view()).nodes if node.id == "http-1"]
+            self.assertEqual((http.enabled, http.state), (round_ % 2 == 0, "live"))
+            await self._start(dead)
+        await self._agreed()
+
+    async def test_all_restarted(self) -> None:
+        """The whole group comes back from its disks with the same servers and tablets."""
+        await self._start(1, 2, 3)
+        self._server("storage", 1)
+        self._server("storage", 2)
+        await self._until(lambda: len(self.nodes[1].decisions.machine.state.tablets) == 4)
+        await self._agreed()
+        before = self.nodes[1].decisions.machine.state
+        for number in (1, 2, 3):
+            await self._crash(number)
+        await self._start(1, 2, 3)
+        await self._until(self._leader)
+        await self._agreed()
+        after = self.nodes[1].decisions.machine.state
+        self.assertEqual(after.tablets, before.tablets)
+        self.assertEqual(after.map_version, before.map_version)
+        self.assertGreater(after.term, before.term)
+
+    async def test_orderly_stop(self) -> None:
+        """A leader that stops hands over: the next term begins before its connections end."""
+        await self._start(1, 2, 3)
+        await self._until(self._leader)
+        await self._known(lambda v: len(v.coordinators) == 3)
+        leader = self._leader()
+        node = self.nodes.pop(leader)
+        term = node.decisions.term
+        await node.decisions.close()
+        self.assertEqual(node.decisions.term, term + 1)
+        self.assertNotIn(node.decisions.leader, ("", f"coordinator-{leader}"))
+        await node.stop()
+        await self._until(self._leader)
+
+    async def test_minority(self) -> None:
+        """One of three answers nobody with what may be old."""
+        await self._start(1, 2, 3)
+        await self._until(self._leader)
+        await self._known(lambda v: len(v.coordinators) == 3)
+        await self._crash(1)
+        await self._crash(2)
+        cluster = Cluster(coordinators=[self._cluster().coordinators[2]])
+        directory = CoordinatorDirectory(environment(reactor), cluster, deadline_s=1.0)
+        directory.start()
+        with self.assertRaises(Unavailable):
+            await directory.view()
+        await directory.stop()
+        locator = Locator(environment(reactor), cluster.coordinators)
+        with self.assertRaises(Unavailable):
+            await locator.current()
+        locator.close()
+
+    async def test_grows_and_shrinks(self) -> None:
+        """One more listed coordinator joins by itself, catches up and votes; one can be removed."""
+        self.size = 1
+        await self._start(1)
+        self.size = 3
+        await self._start(2, 3)
+        await self._known(lambda v: self._roles(v) == ["follower", "follower", "leader"])
+        directory = self._directory()
+        await directory.transfer_leadership("coordinator-3")
+        await self._until(lambda: self._leader() == 3)
+        await directory.remove_coordinator("coordinator-3")
+        await self._until(lambda: self._leader() in (1, 2))
+        leader = self.nodes[self._leader()]
+        self.assertEqual(leader.decisions.membership.voters, {"coordinator-1", "coordinator-2"})
+        await self._until(lambda: "coordinator-3" not in leader.decisions.machine.state.nodes)
+        with self.assertRaises(Refused):
+            await directory.remove_coordinator("coordinator-9")
+
+    async def test_lost_disk(self) -> None:
+        """One that has lost its disk does not vote until it was removed; then it joins anew."""
+        await self._start(1, 2, 3)
+        await self._until(self._leader)
+        await self._known(lambda v: len(v.coordinators) == 3)
+        lost = 1 + self._leader() % 3
+        await self._crash(lost)
+        self.disks[lost] = MemoryDisk(reactor, random.Random(9))
+        await self._start(lost)
+        await deferLater(reactor, 1.0)
+        self.assertEqual(self.nodes[lost].group.own().phase, "blank")
+        await self._directory().remove_coordinator(f"coordinator-{lost}")
+        await self._known(lambda v: self._roles(v) == ["follower", "follower", "leader"])
+        await self._agreed()
