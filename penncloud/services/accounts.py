@@ -45,7 +45,8 @@ SESSION_PREFIX: Final = b"session/"
 LOGINS: Final = b"logins"
 _ACCOUNT: Final = b"account"
 _INDEX: Final = b"users/index"
-_NAME: Final = re.compile(r"[a-z](?:[a-z0-9._-]{0,30}[a-z0-9_-])?")
+# Every name is the local part of a mail address, a dot-atom (RFC 5322 section 3.2.3).
+_NAME: Final = re.compile(r"(?!.*\.\.)[a-z](?:[a-z0-9._-]{0,30}[a-z0-9_-])?")
 # Attempts of a mutation that loses against a concurrent one of the same account.
 _ATTEMPTS: Final = 8
 # Sessions deleted in one mutation; with the other sub-operations below the wire's MAX_MUTATIONS.
@@ -125,7 +126,7 @@ class Accounts:
         if not is_name(name):
             raise BadName(
                 "A name has 1 to 32 characters: small letters, digits, '.', '_' and '-'."
-                " It begins with a letter and does not end with a dot."
+                " It begins with a letter, does not end with a dot and has no two in a row."
             )
         if name in RESERVED and not reserved_names:
             raise NameTaken(f"The name {name} is taken.")

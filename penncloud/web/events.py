@@ -182,6 +182,7 @@ class _Stream:
         # Versions at which topics changed that were not read since.
         self._changed: dict[str, int] = {}
         self._ended = False
+        self._beat_due_s = reactor.seconds() + HEARTBEAT_S
         self._wakeup: Deferred[None] | None = None
 
     async def run(self, table: Table) -> None:
@@ -195,8 +196,12 @@ class _Stream:
             for name, topic in self._topics.items():
                 watches.append(table.watch(topic.row(self.session), self._waker(name)))
             while not self._ended:
-                await self._send_changes()
-                await self._sleep()
+                if self._reactor.seconds() >= self._beat_due_s:
+                    await self._beat()
+                elif self._changed:
+                    await self._send_change()
+                else:
+                    await self._sleep()
         except ClientGone:
             return
         finally:
@@ -209,36 +214,38 @@ class _Stream:
         self._ended = True
         self._wake()
 
-    async def _send_changes(self) -> None:
-        while self._changed and not self._ended:
-            name, version = next(iter(self._changed.items()))
-            del self._changed[name]
-            try:
-                batch = await self._topics[name].read(self.session, self._cursors[name], version)
-            except Unavailable as error:
-                self.log.warn("topic {name} not read: {error}", name=name, error=str(error))
-                self._reactor.callLater(_RETRY_S, self._waker(name), version)
-                continue
-            if batch.more:
-                self._changed.setdefault(name, version)
-            for event in batch.events:
-                self._cursors[name] = event.cursor
-                await self._send(name, event.data)
+    async def _send_change(self) -> None:
+        """What is new of the topic that has waited longest."""
+        name, version = next(iter(self._changed.items()))
+        del self._changed[name]
+        try:
+            batch = await self._topics[name].read(self.session, self._cursors[name], version)
+        except Unavailable as error:
+            self.log.warn("topic {name} not read: {error}", name=name, error=str(error))
+            self._reactor.callLater(_RETRY_S, self._waker(name), version)
+            return
+        if batch.more:
+            self._changed.setdefault(name, version)
+        for event in batch.events:
+            self._cursors[name] = event.cursor
+            await self._send(name, event.data)
 
     async def _sleep(self) -> None:
-        """Until something changed; sends a heartbeat when nothing does for long."""
-        if self._changed or self._ended:
-            return
+        """Until something changed, the stream ended, or the next heartbeat is due."""
         self._wakeup = Deferred()
-        beat = self._reactor.callLater(HEARTBEAT_S, self._wake)
+        wait_s = max(0.0, self._beat_due_s - self._reactor.seconds())
+        beat = self._reactor.callLater(wait_s, self._wake)
         await self._wakeup
         if beat.active():
             beat.cancel()
-        elif not self._ended:
-            await self._check_session()
 
-    async def _check_session(self) -> None:
-        """A heartbeat, and the moment to notice that the session has ended."""
+    async def _beat(self) -> None:
+        """A heartbeat, and the moment to notice that the session has ended.
+
+        It comes on busy streams too: who has been logged out must not go on listening because
+        others go on talking.
+        """
+        self._beat_due_s = self._reactor.seconds() + HEARTBEAT_S
         try:
             alive = await self._sessions.find(self.session.cookie)
         except Unavailable:

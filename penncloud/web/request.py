@@ -15,8 +15,9 @@ sends it, and then looks for a route. Here the order is:
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, AnyStr, Final, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -45,6 +46,7 @@ SESSION_COOKIE: Final = "penncloud_session"
 # Binds the login and sign-up forms to the browser that was given them, before there is a session.
 VISITOR_COOKIE: Final = "penncloud_visitor"
 
+_STATUSES: Final = frozenset(HTTPStatus)
 _T = TypeVar("_T")
 
 
@@ -192,6 +194,19 @@ class WebRequest(Request):
 
     # For the features.
 
+    def getHeader(self, key: AnyStr) -> AnyStr | None:
+        """A header's (last) value; asked for by a text name it is text, whatever bytes were sent."""
+        value = super().getHeader(key if isinstance(key, bytes) else key.encode("ascii"))
+        if value is None or isinstance(key, bytes):
+            return value
+        return value.decode("utf-8", "replace")
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        """Twisted knows no phrases for the newer codes."""
+        if message is None and code in _STATUSES:
+            message = HTTPStatus(code).phrase.encode("ascii")
+        super().setResponseCode(code, message)
+
     async def send(self, data: bytes) -> None:
         """Write a part of the answer, and wait until the client takes more. Raises ClientGone."""
         if self._disconnected:
@@ -308,9 +323,13 @@ class WebRequest(Request):
 
     def _choose_body(self, length: int | None) -> None:
         route = self.site.application.find_route(self.method, self.path)
-        self._streamed = route is not None and route.streamed
-        self._limit_bytes = route.max_body_bytes if route is not None else 0
-        if route is not None and (length or 0) > self._limit_bytes:
+        if route is None:
+            # Nobody will read the body: the answer (404, 405) need not wait for it.
+            self._streamed = True
+            return
+        self._streamed = route.streamed
+        self._limit_bytes = route.max_body_bytes
+        if (length or 0) > self._limit_bytes:
             raise WebError(413, f"At most {self._limit_bytes:,} bytes are accepted here.")
         if self._streamed:
             transport = cast(Any, self.channel.transport)

@@ -43,6 +43,7 @@ class WebChannel(HTTPChannel):
     totalHeadersSize = 32 * 1024
     maxHeaders = 100
     _headers_deadline: IDelayedCall | None = None
+    _has_request_line = False
     _abort: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -61,10 +62,15 @@ class WebChannel(HTTPChannel):
         super().connectionLost(reason)
         self.site.channel_lost()
 
+    def dataReceived(self, data: bytes) -> None:
+        if self.line_mode and not self.requests:
+            self._start_deadline()
+        super().dataReceived(data)
+
     def lineReceived(self, line: bytes) -> None:
-        if self._headers_deadline is None:
-            self._headers_deadline = self.callLater(_HEADERS_S, self._headers_late)
+        self._start_deadline()
         super().lineReceived(line)
+        self._has_request_line = bool(self.line_mode and (self._has_request_line or line))
         # The request whose headers this line completed, now that the channel expects its body.
         if not self.line_mode and self.requests:
             self.requests[-1].begin_early()
@@ -77,6 +83,13 @@ class WebChannel(HTTPChannel):
         if self.site.is_ending:
             self.persistent = False
         request.head_received(self._command, self._path, self._version, self.length)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        # Without an answer a person would see a broken connection and try again.
+        if self._has_request_line:
+            self._respond_and_disconnect(b"431 Request Header Fields Too Large")
+        else:
+            self._respond_and_disconnect(b"414 URI Too Long")
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         headers.setRawHeaders(b"server", [b"PennCloud"])
@@ -102,11 +115,18 @@ class WebChannel(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted's answer to what it cannot parse has no headers at all.
+        self._respond_and_disconnect(b"400 Bad Request")
+
+    def _respond_and_disconnect(self, status: bytes) -> None:
         self._stop_deadline()
-        lines = [b"HTTP/1.1 400 Bad Request", b"server: PennCloud", b"content-length: 0"]
+        lines = [b"HTTP/1.1 " + status, b"server: PennCloud", b"content-length: 0"]
         lines.extend(name + b": " + value for name, value in SECURITY_HEADERS)
         cast(Any, self.transport).write(b"\r\n".join([*lines, b"connection: close", b"", b""]))
         self.loseConnection()
+
+    def _start_deadline(self) -> None:
+        if self._headers_deadline is None:
+            self._headers_deadline = self.callLater(_HEADERS_S, self._headers_late)
 
     def _headers_late(self) -> None:
         self._headers_deadline = None

@@ -81,10 +81,11 @@ class AccountsTests(Services):
         self.assertIsNotNone(await other.verify("anna", "first horse"))
 
     async def test_names_that_are_possible(self) -> None:
-        """Names are small letters, digits and . _ - after a letter, without a dot at the end."""
+        """Names are small letters, digits and . _ - after a letter; as mail addresses have them, a dot
+        is neither at the end nor beside another."""
         for name in ("a", "a.b", "a-b_c.9", "a" * 32, "a-"):
             await self.accounts.create(name, "correct horse")
-        for name in ("", "A", "1a", "a.", "a" * 33, "a b", "a/b", "ä", "a\n", "../a"):
+        for name in ("", "A", "1a", "a.", "a" * 33, "a b", "a/b", "ä", "a\n", "../a", "a..b"):
             with self.assertRaises(BadName):
                 await self.accounts.create(name, "correct horse")
 

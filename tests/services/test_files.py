@@ -35,7 +35,19 @@ class Names(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """What cannot be addressed, or would deceive, is refused with a reason."""
-        for name in ("", ".", "..", "a/b", "/", "a\0b", "a\nb", "\x7f", "\ud800", "é" * 128):
+        for name in (
+            "",
+            ".",
+            "..",
+            "a/b",
+            "/",
+            "a\0b",
+            "a\nb",
+            "\x7f",
+            "\ud800",
+            "é" * 128,
+            "\u202egpj.exe",
+        ):
             with self.assertRaises(BadName) as caught:
                 clean_name(name)
             self.assertTrue(str(caught.exception))

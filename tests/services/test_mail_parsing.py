@@ -194,6 +194,13 @@ class HtmlTests(SynchronousTestCase):
             self.assertNotIn(gone, page)
         self.assertIn("color:red", page.replace(" ", ""))
 
+    def test_links_lead_to_the_web_or_to_mail(self) -> None:
+        """A link to data: would be a page that the sender wrote, opened from ours."""
+        for kept in ("https://a.example/", "HTTP://a.example/", "mailto:a@b.example"):
+            self.assertIn("href", html.sanitise(f'<a href="{kept}">l</a>', {})[0], kept)
+        for gone in ("data:text/html,x", " data:text/html,x", "cid:a", "/logout", "//a.example"):
+            self.assertNotIn("href", html.sanitise(f'<a href="{gone}">l</a>', {})[0], gone)
+
     def test_remote_pictures_are_blocked(self) -> None:
         """A picture from elsewhere is not loaded, and that is told; one of the message is put in."""
         page, blocked = html.sanitise(

@@ -132,6 +132,17 @@ class StreamTests(SynchronousTestCase):
         self.assertTrue(request.finished)
         self.successResultOf(self.serving)
 
+    def test_busy_stream_ends_with_its_session_too(self) -> None:
+        """Who was logged out does not go on listening because others go on talking."""
+        request = self.open("hint")
+        self.wait(self.sessions.end(self.session))
+        for _ in range(3):
+            self.wait(self.table.put(b"mail/anna", b"a", b""))
+            self.clock.advance(HEARTBEAT_S / 2)
+        self.assertEqual(request.events().count("logout"), 1)
+        self.assertTrue(request.finished)
+        self.successResultOf(self.serving)
+
     def test_stream_outlasts_an_absence_of_the_store(self) -> None:
         """What could not be read is read when the store is back; the heart goes on beating."""
         self.topic.away = True

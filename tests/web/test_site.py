@@ -76,6 +76,56 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.advance(4.0)
         self.assertTrue(transport.aborted)
 
+    def test_request_line_has_to_come_in_time(self) -> None:
+        """Nor does one that never finishes its first line."""
+        channel, transport = self.connect()
+        for _ in range(5):
+            self.assertFalse(transport.aborted)
+            channel.dataReceived(b"G")
+            self.clock.advance(4.0)
+        self.assertTrue(transport.aborted)
+
+    def test_address_beyond_the_limit_is_answered(self) -> None:
+        """A line that is too long gets a status, not just a closed connection."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n")
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 414 "), transport.value()[:60])
+        self.assertFalse(transport.connected)
+
+    def test_header_beyond_the_limit_is_answered(self) -> None:
+        """As an address, with the status for headers."""
+        channel, transport = self.connect()
+        channel.dataReceived(GET[:-2] + b"X: " + b"a" * 20_000 + b"\r\n\r\n")
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 431 "), transport.value()[:60])
+        self.assertFalse(transport.connected)
+        self.assertFalse(self.answers)
+
+    def test_body_for_nothing_is_not_waited_for(self) -> None:
+        """What is not there is 404 at once, not "too large" once the body comes."""
+        channel, transport = self.connect()
+        channel.dataReceived(
+            b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
+        )
+        self.assertIn(b" 404 ", transport.value())
+        channel.dataReceived(b"abcde")
+        self.assertFalse(transport.connected)
+        self.assertFalse(transport.aborted)
+
+    def test_headers_of_any_bytes_are_no_failure(self) -> None:
+        """Bytes that are no UTF-8 in a header are the client's mistake: 403 for such a token."""
+        channel, transport = self.connect()
+        channel.dataReceived(
+            b"POST /login HTTP/1.1\r\nHost: localhost\r\nX-CSRF-Token: \xff\xfe\r\n"
+            b"Content-Type: \xff\r\nContent-Length: 0\r\n\r\n"
+        )
+        self.assertIn(b" 403 ", transport.value())
+
+    def test_newer_codes_have_their_phrases(self) -> None:
+        """Logs and people read the phrase."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"GET / HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n")
+        self.assertIn(b"421 Misdirected Request", transport.value())
+
     def test_finished_headers_stop_that_clock(self) -> None:
         """A request that takes its time is not a client that does."""
         channel, transport = self.connect()

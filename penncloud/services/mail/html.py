@@ -24,6 +24,8 @@ _STYLES = {
     " margin-bottom margin-left border border-top border-right border-bottom border-left"
     " border-collapse border-color border-radius border-spacing border-style border-width display"
 }
+# `data:` and `cid:` are for the message's pictures alone: a link of that kind is a page of the sender's.
+_LINK = re.compile(r"(?i)\s*(?:https?|mailto):")
 _SHOWN_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
@@ -37,6 +39,8 @@ def sanitise(source: str, pictures: Mapping[str, tuple[str, bytes]]) -> tuple[st
 
     def attribute(tag: str, name: str, value: str) -> str | None:
         nonlocal blocked, room
+        if name == "href" and not _LINK.match(value):
+            return None
         if name in ("src", "background", "srcset", "poster"):
             kind, data = pictures.get(value.removeprefix("cid:").strip(), ("", b""))
             if tag != "img" or name != "src" or not value.startswith("cid:"):

@@ -23,7 +23,7 @@ def mount(app: Application, context: WebContext) -> None:
     blobs = Blobs(context.table, context.environment.entropy)
     files = Files(context.table, blobs, context.environment)
     context.navigation.add(
-        "Files", "/files", icon="files", about="Keep files of any kind, in folders."
+        "Files", "/files", icon="files", about="Keep files of any kind, in folders"
     )
     # Pages show the folder anew when another tab, or another device, changes something.
     context.events.add("files", RowHint(lambda session: row_of(session.name)))
