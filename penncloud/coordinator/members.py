@@ -15,7 +15,13 @@ from twisted.python.failure import Failure
 from penncloud.coordinator.decisions import Decisions
 from penncloud.coordinator.detector import Detector
 from penncloud.coordinator.refusals import decided
-from penncloud.coordinator.state import CreateTablets, RegisterNode, Rejected, TabletRecord
+from penncloud.coordinator.state import (
+    CreateTablets,
+    RegisterNode,
+    Rejected,
+    TabletRecord,
+    TakeTablets,
+)
 from penncloud.placement.tablets import even_ranges
 from penncloud.platform import config
 from penncloud.platform.environment import Environment
@@ -323,13 +329,17 @@ class Members:
     async def _assign(self, session: _Session) -> None:
         state = self._decisions.machine.state
         tablets = [
-            TabletAssignment(t.id, t.lo, t.hi, t.epoch, t.primary, t.members)
+            TabletAssignment(t.id, t.lo, t.hi, t.epoch, t.primary, t.members, session.id in t.taken)
             for t in state.tablets.values()
             if session.id in t.members
         ]
         message = Assign(state.map_version, tablets)
         try:
             await session.connection.call(message, Assigned, ASSIGN_TIMEOUT_S)
+            if new := [tablet.id for tablet in tablets if not tablet.taken]:
+                await self._decisions.propose_here(
+                    TakeTablets(self._environment.now(), session.id, new)
+                )
             session.assigned = message.map_version
         finally:
             session.assigning = False

@@ -35,7 +35,8 @@ class NodeRecord(msgspec.Struct, frozen=True):
 
 
 class TabletRecord(msgspec.Struct, frozen=True):
-    """See `placement.tablets.Tablet`."""
+    """See `placement.tablets.Tablet`. `taken`: members that have answered that they hold it, so that
+    one which comes back without it is known to have lost it."""
 
     id: int
     lo: int
@@ -43,6 +44,7 @@ class TabletRecord(msgspec.Struct, frozen=True):
     epoch: int
     primary: str
     members: list[str]
+    taken: list[str] = []
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
@@ -121,7 +123,23 @@ class Configure(msgspec.Struct, tag="configure", frozen=True):
     members: list[str]
 
 
-Command = BeginTerm | RegisterNode | ForgetCoordinator | SetEnabled | CreateTablets | Configure
+class TakeTablets(msgspec.Struct, tag="take-tablets", frozen=True):
+    """A server has answered that it holds these tablets. Those of which it is no member are left out."""
+
+    at: float
+    id: str
+    tablets: list[int]
+
+
+Command = (
+    BeginTerm
+    | RegisterNode
+    | ForgetCoordinator
+    | SetEnabled
+    | CreateTablets
+    | Configure
+    | TakeTablets
+)
 
 # -- results -------------------------------------------------------------------------------------
 
@@ -156,6 +174,7 @@ class StateMachine:
             SetEnabled: self._set_enabled,
             CreateTablets: self._create_tablets,
             Configure: self._configure,
+            TakeTablets: self._take_tablets,
         }
 
     def apply(self, command: Command) -> Result:
@@ -271,11 +290,21 @@ class StateMachine:
             "epoch": known.epoch + 1,
             "primary": command.primary,
             "members": list(command.members),
+            "taken": [member for member in known.taken if member in command.members],
         }
         self.state.tablets[command.tablet] = msgspec.structs.replace(known, **change)
         self._map_changed()
         who = f"primary {command.primary or 'none'}, members {', '.join(command.members)}"
         self._audit(command.at, f"tablet {command.tablet} at epoch {known.epoch + 1}: {who}")
+        return Applied()
+
+    def _take_tablets(self, command: TakeTablets) -> Result:
+        for number in command.tablets:
+            known = self.state.tablets.get(number)
+            if known is None or command.id not in known.members or command.id in known.taken:
+                continue
+            change: dict[str, Any] = {"taken": sorted([*known.taken, command.id])}
+            self.state.tablets[number] = msgspec.structs.replace(known, **change)
         return Applied()
 
     def _unfit(self, primary: str, members: list[str]) -> Rejected | None:

@@ -95,9 +95,12 @@ class Observer:
                 yield CoordinatorInfo(node_id, node.host, node.port, node.pid, seen.role, seen.term)
 
     def _tablet(self, record: TabletRecord) -> TabletInfo:
-        state: Literal["ok", "degraded", "unavailable"] = "ok"
+        state: Literal["ok", "degraded", "damaged", "unavailable"] = "ok"
+        tip = self.tips.get(record.primary, {}).get(record.id)
         if not self.address(record.primary):
             state = "unavailable"
+        elif tip is not None and tip.damaged:
+            state = "damaged"
         elif any(self.liveness(member) == "dead" for member in record.members):
             state = "degraded"
         return TabletInfo(

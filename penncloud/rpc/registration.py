@@ -85,11 +85,15 @@ class Ping(msgspec.Struct, tag="ping", frozen=True):
 
 
 class Tip(msgspec.Struct, frozen=True):
-    """How far a storage server's copy of a tablet reaches (its last entry's epoch and version)."""
+    """How far a storage server's copy of a tablet reaches (its last entry's epoch and version).
+
+    `damaged`: it cannot be used, because its files are damaged or gone.
+    """
 
     tablet: int
     epoch: int
     version: int
+    damaged: bool = False
 
 
 class Pong(msgspec.Struct, tag="pong", frozen=True):
@@ -102,7 +106,11 @@ class Pong(msgspec.Struct, tag="pong", frozen=True):
 
 
 class TabletAssignment(msgspec.Struct, frozen=True):
-    """One tablet: rows with lo <= row_hash < hi. `primary` and `members` are ids."""
+    """One tablet: rows with lo <= row_hash < hi. `primary` and `members` are ids.
+
+    `taken`: the server that this is sent to has once answered that it holds the tablet. If its disk does
+    not have it any more, then it was lost, and must not be begun anew.
+    """
 
     id: int
     lo: int
@@ -110,6 +118,7 @@ class TabletAssignment(msgspec.Struct, frozen=True):
     epoch: int
     primary: str
     members: list[str]
+    taken: bool = False
 
 
 class Assign(msgspec.Struct, tag="assign", frozen=True):
@@ -124,7 +133,7 @@ class Assign(msgspec.Struct, tag="assign", frozen=True):
 
 
 class Assigned(msgspec.Struct, tag="assigned", frozen=True):
-    """Answer to Assign: the server has remembered it durably."""
+    """Answer to Assign: the server has made those tablets that are new, and remembered it, durably."""
 
 
 OnAssign = Callable[[Assign], Awaitable[None] | None]

@@ -8,7 +8,8 @@ file is JSON, replaced as a whole before an assignment is answered:
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 import msgspec
 from twisted.internet.defer import DeferredLock
@@ -18,6 +19,8 @@ from penncloud.platform.errors import PennCloudError
 from penncloud.rpc.registration import Assign, TabletAssignment
 
 FILE: Final = "assignment.json"
+
+Tablets: TypeAlias = tuple[TabletAssignment, ...]
 
 
 class BadAssignment(PennCloudError):
@@ -33,7 +36,7 @@ class Assignment:
         # Several coordinators may send at once.
         self._one_at_a_time = DeferredLock()
         self.map_version = 0
-        self.tablets: tuple[TabletAssignment, ...] = ()
+        self.tablets: Tablets = ()
         if disk.exists(FILE):
             try:
                 kept = msgspec.json.decode(disk.read(FILE), type=Assign)
@@ -41,16 +44,19 @@ class Assignment:
                 raise BadAssignment(f"{FILE}: {error}") from error
             self._take(_checked(kept))
 
-    async def update(self, news: Assign) -> bool:
+    async def update(self, news: Assign, make: Callable[[Tablets], Awaitable[None]]) -> bool:
         """Remember `news` durably and act on it; False when it is older than what is known.
 
-        Raises BadAssignment for one whose tablets overlap, and DiskError.
+        `make` makes those tablets that are new, durably, before they are remembered: whatever the file
+        names was there. Raises BadAssignment for one whose tablets overlap, what `make` raises, and
+        DiskError.
         """
         async with self._one_at_a_time:
             if news.map_version < self.map_version:
                 return False
             tablets = tuple(_checked(news).tablets)
             if (news.map_version, tablets) != (self.map_version, self.tablets):
+                await make(tablets)
                 await self._disk.replace(FILE, msgspec.json.encode(news))
                 self._take(news)
             return True

@@ -85,7 +85,7 @@ class StorageNode:
         try:
             await self._tablets.open()
             self._assignment = Assignment(self._disk)
-            await self._tablets.assign(self._assignment.tablets)
+            self._tablets.serve(self._assignment.tablets)
         except (StoreDamaged, NewerFormat, CorruptTable, BadAssignment, DiskError) as error:
             raise ConfigurationError(f"data directory {role.data_dir}: {error}") from error
         self._rpc = RpcServerFactory(environment, Calls(), secret=secret)
@@ -117,8 +117,8 @@ class StorageNode:
 
     async def _assigned(self, assign: Assign) -> None:
         assert self._assignment is not None
-        if await self._assignment.update(assign):
-            await self._tablets.assign(self._assignment.tablets)
+        if await self._assignment.update(assign, self._tablets.make):
+            self._tablets.serve(self._assignment.tablets)
 
 
 def _engine_options(role: config.Storage) -> EngineOptions:

@@ -139,6 +139,11 @@ class Tablet:
         return self.committed + len(self._in_flight)
 
     @property
+    def is_damaged(self) -> bool:
+        """Whether its files cannot be trusted."""
+        return bool(self._damage)
+
+    @property
     def in_flight_bytes(self) -> int:
         """What the mutations that are not yet durable hold in memory."""
         return self._in_flight_bytes

@@ -10,6 +10,7 @@ from attrs import frozen
 from twisted.logger import Logger
 
 from penncloud.lsm.engine import TabletRecovery
+from penncloud.lsm.errors import TabletDamaged
 from penncloud.placement.tablets import row_hash
 from penncloud.platform.environment import nothing_broken
 from penncloud.rpc.registration import TabletAssignment, Tip
@@ -33,6 +34,8 @@ from penncloud.wire.messages import (
 
 # What a client is told to wait when the server stops: by then the coordinator may know.
 STOPPING_RETRY_MS: Final = 100
+# Why a tablet cannot be used that the data directory should hold and does not.
+LOST: Final = "its files are gone from the data directory of this server, which had them"
 # How long a stop waits for a disk that does not finish what is under way.
 STOP_WITHIN_S: Final = 10.0
 
@@ -66,8 +69,11 @@ class Tablets:
         self._opened: dict[int, Tablet] = {}
         self._ranges: list[_Range] = []
         self._starts: list[int] = []
-        # Of tablets that are assigned to this server with another primary.
+        # Of tablets that are assigned to this server and not served here: another is the primary, or
+        # they were lost.
         self._elsewhere: list[TabletAssignment] = []
+        # Of tablets that were on this server's disk and are not any more.
+        self._lost: dict[int, TabletAssignment] = {}
         self._open = False
         self._stopping = False
         # Requests since the start, by kind.
@@ -92,33 +98,39 @@ class Tablets:
             self._opened[found.tablet] = self._tablet(found, found.entry_cfg)
         self._open = True
 
-    async def assign(self, assigned: Sequence[TabletAssignment]) -> None:
-        """Serve the tablets of which this server is the primary, and no others, from now on.
-
-        New ones are made durably. Raises DiskError.
-        """
+    async def make(self, assigned: Sequence[TabletAssignment]) -> None:
+        """Make those that are new to this server, durably. Raises DiskError."""
         for assignment in assigned:
-            if assignment.id not in self._opened:
+            if assignment.id not in self._opened and not assignment.taken:
                 lo, hi = assignment.lo, assignment.hi
                 await self._engine.create_tablet(assignment.id, lo, hi)
                 new = TabletRecovery(assignment.id, lo, hi, 0, 0, assignment.epoch, b"", [], "")
                 self._opened[assignment.id] = self._tablet(new, assignment.epoch)
-        self._serve(sorted(assigned, key=lambda tablet: tablet.lo))
 
     def _tablet(self, found: TabletRecovery, epoch: int) -> Tablet:
         return Tablet(found, epoch, self._engine, self._journal, self._watches, broken=self._broken)
 
-    def _serve(self, assigned: Sequence[TabletAssignment]) -> None:
+    def serve(self, assigned: Sequence[TabletAssignment]) -> None:
+        """Serve the tablets of which this server is the primary, and no others, from now on.
+
+        One that should be on the disk and is not was lost: it is refused, not served as if empty.
+        """
         before = {served.tablet.id for served in self._ranges}
         self._ranges, self._elsewhere = [], []
-        for assignment in assigned:
-            if assignment.primary != self._node_id:
+        lost: dict[int, TabletAssignment] = {}
+        for assignment in sorted(assigned, key=lambda tablet: tablet.lo):
+            tablet = self._opened.get(assignment.id)
+            if tablet is None:
+                lost[assignment.id] = assignment
+            if assignment.primary != self._node_id or tablet is None:
                 self._elsewhere.append(assignment)
                 continue
-            tablet = self._opened[assignment.id]
             tablet.epoch = assignment.epoch
             self._ranges.append(_Range(assignment.lo, assignment.hi, tablet))
         self._starts = [served.lo for served in self._ranges]
+        for number in lost.keys() - self._lost.keys():
+            self.log.critical("tablet {tablet}: {why}", tablet=number, why=LOST)
+        self._lost = lost
         if before != {served.tablet.id for served in self._ranges}:
             self.log.info("{id} serves {count} tablets", id=self._node_id, count=len(self._ranges))
         self._tell_of_moved_rows()
@@ -130,8 +142,9 @@ class Tablets:
                 self._watches.tell(row, 0)
 
     def tips(self) -> list[Tip]:
-        """How far the tablets reach."""
-        return [Tip(t.id, t.epoch, t.prepared) for t in self.tablets]
+        """How far the tablets reach, and which are of no use."""
+        held = [Tip(t.id, t.epoch, t.prepared, t.is_damaged) for t in self.tablets]
+        return held + [Tip(lost.id, lost.epoch, 0, True) for lost in self._lost.values()]
 
     async def stop(self) -> None:
         """Refuse what is new, let what is under way be answered, and close the engine.
@@ -174,7 +187,12 @@ class Tablets:
         for served in self._ranges:
             if served.tablet.id == request.tablet and not self._stopping:
                 return served.tablet.scan_all(request)
-        return Busy(STOPPING_RETRY_MS) if self._stopping else Moved("", 0)
+        if self._stopping:
+            return Busy(STOPPING_RETRY_MS)
+        lost = self._lost.get(request.tablet)
+        if lost is not None and lost.primary == self._node_id:
+            raise TabletDamaged(lost.id, LOST)
+        return Moved("", 0)
 
     def watch(self, request: Watch, watcher: Watcher) -> Reply:
         tablet = self._find(request.row)
@@ -204,5 +222,7 @@ class Tablets:
         place = row_hash(row)
         for assignment in self._elsewhere:
             if assignment.lo <= place < assignment.hi:
+                if assignment.primary == self._node_id:
+                    raise TabletDamaged(assignment.id, LOST)
                 return Moved("", assignment.epoch)
         return Moved("", 0)

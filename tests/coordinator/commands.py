@@ -13,6 +13,7 @@ from penncloud.coordinator.state import (
     RegisterNode,
     SetEnabled,
     TabletRecord,
+    TakeTablets,
 )
 from penncloud.placement.tablets import HASH_SPACE
 from penncloud.rpc.registration import Identity, RoleName
@@ -55,6 +56,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(RegisterNode, _times, _identities, st.integers(0, 5)),
     st.builds(ForgetCoordinator, _times, _ids),
     st.builds(SetEnabled, _times, _ids, st.booleans()),
+    st.builds(TakeTablets, _times, _ids, st.lists(st.integers(1, 3), max_size=3)),
     st.builds(CreateTablets, _times, st.lists(_records, max_size=3) | st.just(TWO_TABLETS)),
     st.builds(
         Configure,

@@ -182,7 +182,8 @@ class NodeTests(TestCase):
         self.disk = self.disk.crash()
         await self._start()
         after = (await first.assigned.get(), await second.assigned.get())
-        self.assertEqual(after, before)
+        for one, other in zip(after, before, strict=True):
+            self.assertEqual([t.id for t in one.tablets], [t.id for t in other.tablets])
         await self._until(news, "http-1", "live")
         view = await directory.view()
         self.assertEqual(view.tablets, old.tablets)
@@ -247,6 +248,15 @@ class NodeTests(TestCase):
         self.assertEqual({tablet.id for tablet in view.tablets}, {1, 2, 3, 4})
         text = generate_latest(self.registry).decode()
         self.assertIn('penncloud_coordinator_nodes{role="storage",state="live"} 2.0', text)
+
+    async def test_taken_tablets(self) -> None:
+        """A server that comes back is told which tablets it had taken: it has to have them still."""
+        first, second = _Server(self, "storage", 1), _Server(self, "storage", 2)
+        fresh = [*(await first.assigned.get()).tablets, *(await second.assigned.get()).tablets]
+        self.assertEqual([tablet.taken for tablet in fresh], [False] * 4)
+        await second.stop()
+        again = (await _Server(self, "storage", 2).assigned.get()).tablets
+        self.assertEqual([tablet.taken for tablet in again], [True] * 2)
 
     async def test_refusals(self) -> None:
         """What cannot be done is refused in words."""

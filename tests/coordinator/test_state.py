@@ -19,6 +19,8 @@ from penncloud.coordinator.state import (
     Result,
     SetEnabled,
     StateMachine,
+    TabletRecord,
+    TakeTablets,
 )
 from penncloud.rpc.registration import Identity
 from tests.coordinator.commands import FOUNDING, HTTP_1, STORAGE_1, TWO_TABLETS, commands
@@ -30,6 +32,10 @@ def machine(*more: Command) -> StateMachine:
     for command in (*FOUNDING, *more):
         result.apply(command)
     return result
+
+
+def _without_taken(tablet: TabletRecord) -> TabletRecord:
+    return msgspec.structs.replace(tablet, taken=[])
 
 
 class ReplayTests(SynchronousTestCase):
@@ -67,11 +73,18 @@ class ReplayTests(SynchronousTestCase):
                 self.assertEqual(subject.snapshot(), before)
             for number, tablet in subject.state.tablets.items():
                 old = tablets[number]
-                self.assertEqual(tablet.epoch, old.epoch + (tablet != old))
+                self.assertEqual(
+                    tablet.epoch, old.epoch + (_without_taken(tablet) != _without_taken(old))
+                )
+                self.assertLessEqual(set(tablet.taken), set(tablet.members))
                 if tablet.primary:
                     self.assertIn(tablet.primary, tablet.members)
-            changed = subject.state.tablets != tablets
-            self.assertEqual(subject.state.map_version, version + changed)
+            changed = [
+                number
+                for number, tablet in subject.state.tablets.items()
+                if _without_taken(tablet) != _without_taken(tablets[number])
+            ]
+            self.assertEqual(subject.state.map_version, version + bool(changed))
             self.assertEqual(len(subject.tablet_map.tablets), 2)
 
 
@@ -116,6 +129,17 @@ class CommandTests(SynchronousTestCase):
         self._rejected(fresh.apply(CreateTablets(9.0, TWO_TABLETS[:1])), "BAD_TABLETS")
         self._rejected(fresh.apply(CreateTablets(9.0, [*TWO_TABLETS[:1] * 2])), "BAD_TABLETS")
         self.assertEqual(fresh.tablet_map.tablets, ())
+
+    def test_taken(self) -> None:
+        """Who has answered that it holds a tablet is remembered while it is a member of it."""
+        one = machine(TakeTablets(6.0, "storage-1", [1, 2, 9]), TakeTablets(6.5, "storage-9", [1]))
+        taken = lambda: [one.state.tablets[number].taken for number in (1, 2)]  # noqa: E731
+        self.assertEqual(taken(), [["storage-1"], []])
+        one.apply(Configure(7.0, 1, 1, "storage-2", ["storage-2", "storage-1"]))
+        one.apply(TakeTablets(8.0, "storage-2", [1, 2]))
+        self.assertEqual(taken(), [["storage-1", "storage-2"], ["storage-2"]])
+        one.apply(Configure(9.0, 1, 2, "storage-2", ["storage-2"]))
+        self.assertEqual(taken(), [["storage-2"], ["storage-2"]])
 
     def test_enabled_is_kept(self) -> None:
         """A disabled frontend stays disabled when it registers again."""

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from penncloud.platform.errors import DiskError
 from penncloud.platform.memory_disk import MemoryDisk
 from penncloud.rpc.registration import Assign, TabletAssignment
 from penncloud.storage.assignment import FILE, Assignment, BadAssignment
@@ -28,9 +29,16 @@ class AssignmentTests(SynchronousTestCase):
         self.clock = Clock()
         self.disk = MemoryDisk(self.clock, random.Random(1))
         self.assignment = Assignment(self.disk)
+        self.made: list[list[int]] = []
+        self.trouble: DiskError | None = None
+
+    async def make(self, tablets: tuple[TabletAssignment, ...]) -> None:
+        self.made.append([tablet.id for tablet in tablets])
+        if self.trouble is not None:
+            raise self.trouble
 
     def update(self, news: Assign) -> bool:
-        done = Deferred.fromCoroutine(self.assignment.update(news))
+        done = Deferred.fromCoroutine(self.assignment.update(news, self.make))
         for _ in range(5):
             self.clock.advance(1)
         return self.successResultOf(done)
@@ -49,9 +57,22 @@ class AssignmentTests(SynchronousTestCase):
         self.assertTrue(self.update(SECOND))
         self.assertEqual(list(self.assignment.tablets), SECOND.tablets)
 
+    def test_made_before_it_is_remembered(self) -> None:
+        """What the file names was made: a tablet that could not be made is not in it."""
+        self.trouble = DiskError("no room")
+        done = Deferred.fromCoroutine(self.assignment.update(FIRST, self.make))
+        self.failureResultOf(done, DiskError)
+        self.assertEqual((self.made, self.assignment.map_version), ([[1, 2]], 0))
+        self.assertFalse(self.disk.exists(FILE))
+        self.trouble = None
+        self.assertTrue(self.update(FIRST))
+
     def test_at_once(self) -> None:
         """Of two that arrive together the newer one stays."""
-        done = [Deferred.fromCoroutine(self.assignment.update(news)) for news in (SECOND, FIRST)]
+        done = [
+            Deferred.fromCoroutine(self.assignment.update(news, self.make))
+            for news in (SECOND, FIRST)
+        ]
         for _ in range(5):
             self.clock.advance(1)
         self.assertEqual([self.successResultOf(d) for d in done], [True, False])
@@ -64,7 +85,7 @@ class AssignmentTests(SynchronousTestCase):
             [tablet(1, 5, 5)],
             [tablet(1, 0, 10), tablet(1, 10, 20)],
         ):
-            done = Deferred.fromCoroutine(self.assignment.update(Assign(9, tablets)))
+            done = Deferred.fromCoroutine(self.assignment.update(Assign(9, tablets), self.make))
             self.failureResultOf(done, BadAssignment)
         self.assertEqual(self.assignment.map_version, 0)
 

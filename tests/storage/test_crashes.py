@@ -69,7 +69,8 @@ class Server:
         engine = Engine(disk, environment, OPTIONS, CollectorRegistry())
         self.tablets = Tablets("storage-1", self.clock, engine)
         self.machine.run(self.tablets.open())
-        self.machine.run(self.tablets.assign(ASSIGNED))
+        self.machine.run(self.tablets.make(ASSIGNED))
+        self.tablets.serve(ASSIGNED)
 
     def crash(self) -> None:
         """Cut the power and start again."""

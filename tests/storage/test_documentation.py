@@ -31,7 +31,8 @@ class SessionTests(SynchronousTestCase):
             TabletAssignment(1, 0, 1, 1, "storage-1", ["storage-1"]),
             TabletAssignment(2, 1, HASH_SPACE, 1, "storage-1", ["storage-1"]),
         ]
-        self.successResultOf(Deferred.fromCoroutine(self.tablets.assign(assigned)))
+        self.successResultOf(Deferred.fromCoroutine(self.tablets.make(assigned)))
+        self.tablets.serve(assigned)
         for _ in range(VERSION):
             self.write(b"before")
         self.transport = StringTransport()

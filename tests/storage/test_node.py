@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from twisted.internet import reactor
@@ -25,7 +28,7 @@ from penncloud.rpc.protocol import RpcProtocol
 from penncloud.rpc.registration import Assign, Assigned, Register, Registered, TabletAssignment
 from penncloud.rpc.server import RpcServerFactory
 from penncloud.storage.node import StorageNode
-from penncloud.wire.messages import Get, Moved, Ok, Put, Reply, Request, Value
+from penncloud.wire.messages import Error, Get, Moved, Ok, Put, Reply, Request, Value
 from penncloud.wire.replies import ReplyDecoder
 from penncloud.wire.requests import encode_request
 
@@ -112,6 +115,38 @@ class NodeTests(TestCase):
         self.assertEqual(await self.ask(again, Get(b"r", b"c")), [Value(1, b"v")])
         self.assertEqual(await self.ask(again, Put(b"r", b"c", b"w")), [Ok(2)])
         await again.stop()
+
+    async def _lost(self, wiped: Callable[[Path], bool], told: Assign | None) -> None:
+        """Let a server take a tablet and stop, wipe its directory, and ask it for a cell again."""
+        node = self.node()
+        await node.start()
+        connection, _ = await self.registered
+        await connection.call(Assign(1, [WHOLE]), Assigned, 5.0)
+        self.assertEqual(await self.ask(node, Put(b"r", b"c", b"v")), [Ok(1)])
+        await node.stop()
+        for path in Path(self.directory).iterdir():
+            if wiped(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.registered = Deferred()
+        again = self.node()
+        await again.start()
+        connection, _ = await self.registered
+        if told is not None:
+            await connection.call(told, Assigned, 5.0)
+        [got, put] = await self.ask(again, Get(b"r", b"c"), Put(b"r", b"c", b"w"))
+        for reply in (got, put):
+            assert isinstance(reply, Error)
+            self.assertEqual(reply.code, "DAMAGED")
+        await again.stop()
+
+    async def test_a_wiped_directory(self) -> None:
+        """A tablet that was taken and is gone is refused: an empty one would pass for its cells."""
+        taken = msgspec.structs.replace(WHOLE, taken=True)
+        await self._lost(lambda path: True, Assign(1, [taken]))
+
+    async def test_a_directory_without_its_store(self) -> None:
+        """The same where only the engine's files are gone: what was assigned had been made."""
+        await self._lost(lambda path: path.name == "lsm", None)
 
     async def test_a_damaged_directory(self) -> None:
         """What cannot be used is named, and nothing is listened on."""

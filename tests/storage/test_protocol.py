@@ -100,7 +100,8 @@ class ProtocolTestCase(SynchronousTestCase):
         self.factory = TextFactory(self.clock, self.tablets, DEPTH, max_connections=3)
 
     def assign(self, assigned: list[TabletAssignment]) -> None:
-        self.successResultOf(Deferred.fromCoroutine(self.tablets.assign(assigned)))
+        self.successResultOf(Deferred.fromCoroutine(self.tablets.make(assigned)))
+        self.tablets.serve(assigned)
 
     def connect(self) -> Client:
         protocol = self.factory.buildProtocol(None)

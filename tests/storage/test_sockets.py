@@ -35,7 +35,8 @@ class SocketTests(TestCase):
     def setUp(self) -> None:
         self.tablets = Tablets("storage-1", reactor, MemoryEngine(instant=True))
         whole = TabletAssignment(1, 0, HASH_SPACE, 1, "storage-1", ["storage-1"])
-        self.successResultOf(Deferred.fromCoroutine(self.tablets.assign([whole])))
+        self.successResultOf(Deferred.fromCoroutine(self.tablets.make([whole])))
+        self.tablets.serve([whole])
         self.text = TextFactory(reactor, self.tablets, 32)
         tcp: Any = reactor
         factory = SwitchFactory(reactor, Factory(), self.text)

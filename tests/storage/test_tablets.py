@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from penncloud.lsm.errors import TabletDamaged
 from penncloud.placement.tablets import even_ranges, row_hash
 from penncloud.rpc.registration import TabletAssignment, Tip
 from penncloud.storage.tablets import STOP_WITHIN_S, Tablets
-from penncloud.wire.messages import Busy, Get, Missing, Moved, Ok, Put, ScanTablet, Value
+from penncloud.wire.messages import Busy, Get, Missing, Moved, Ok, Put, ScanTablet, Value, Watch
 from tests.storage.memory_engine import MemoryEngine
 
 
@@ -19,6 +21,13 @@ def assigned(count: int, here: set[int], epoch: int = 1) -> list[TabletAssignmen
         TabletAssignment(n, lo, hi, epoch, "storage-1" if n in here else "storage-2", [])
         for n, (lo, hi) in enumerate(even_ranges(count), 1)
     ]
+
+
+class Deaf:
+    """A watcher that is not told anything."""
+
+    def changed(self, row: bytes, version: int) -> None:
+        raise AssertionError("told of a row that is not here")
 
 
 class TabletsTests(SynchronousTestCase):
@@ -31,7 +40,8 @@ class TabletsTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.tablets.open()))
 
     def assign(self, tablets: list[TabletAssignment]) -> None:
-        self.successResultOf(Deferred.fromCoroutine(self.tablets.assign(tablets)))
+        self.successResultOf(Deferred.fromCoroutine(self.tablets.make(tablets)))
+        self.tablets.serve(tablets)
 
     def put(self, row: bytes) -> object:
         answer = self.tablets.mutate(Put(row, b"c", row), None)
@@ -82,6 +92,31 @@ class TabletsTests(SynchronousTestCase):
         self.assertEqual(self.tablets.get(Get(b"row", b"c")), Moved("", 0))
         self.assign(assigned(1, {1}))
         self.assertEqual(self.tablets.get(Get(b"row", b"c")), Value(1, b"row"))
+
+    def test_a_tablet_that_was_lost(self) -> None:
+        """What was taken once and is not on the disk any more is refused, never begun anew."""
+        whole = msgspec.structs.replace(assigned(1, {1})[0], taken=True)
+        self.assign([whole])
+        for request in (Get(b"row", b"c"), ScanTablet(1, b"", b"", 1, 0), Watch(b"row")):
+            with self.assertRaisesRegex(TabletDamaged, "tablet 1 is damaged: .* gone"):
+                match request:
+                    case Get():
+                        self.tablets.get(request)
+                    case ScanTablet():
+                        self.tablets.scan_tablet(request)
+                    case Watch():
+                        self.tablets.watch(request, Deaf())
+        with self.assertRaises(TabletDamaged):
+            self.put(b"row")
+        self.assertEqual(self.engine.tablets, {})
+        self.assertEqual(self.tablets.tips(), [Tip(1, 1, 0, damaged=True)])
+
+    def test_a_lost_tablet_of_which_another_is_the_primary(self) -> None:
+        """Clients are sent away as always; the coordinator is told."""
+        whole = msgspec.structs.replace(assigned(1, set())[0], taken=True)
+        self.assign([whole])
+        self.assertEqual(self.tablets.get(Get(b"row", b"c")), Moved("", 1))
+        self.assertEqual(self.tablets.tips(), [Tip(1, 1, 0, damaged=True)])
 
     def test_stopping(self) -> None:
         """What is under way is finished, what is new refused."""
