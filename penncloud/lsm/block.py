@@ -20,7 +20,7 @@ The salt is a random number of the table file: a block that belongs elsewhere is
 this file.
 
 A block is decoded lazily: the first look-up touches the few cells that the bisection visits; the keys of
-a block that is used again are decoded once.
+a block that is much used are decoded once.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ _PLAIN: Final = 0
 _ZSTD: Final = 1
 # Compression that saves less than an eighth is not worth the decompression.
 _WORTH: Final = 7 / 8
+# Uses after which a block's keys are decoded.
+_MUCH_USED: Final = 32
 
 
 def encode_block(cells: Sequence[tuple[bytes, Slot]]) -> bytes:
@@ -111,7 +113,7 @@ def unseal(data: bytes, salt: int, offset: int, path: str) -> bytes:
 class Block:
     """Cells of one block's content."""
 
-    __slots__ = ("_content", "_count", "_keys", "_offsets", "size_bytes")
+    __slots__ = ("_content", "_count", "_keys", "_offsets", "_uses", "size_bytes")
 
     def __init__(self, content: bytes) -> None:
         end = len(content) - _COUNT.size
@@ -120,6 +122,7 @@ class Block:
         self._count: int = count
         self._offsets = _little_endian(array("I", content[end - 4 * count : end]))
         self._keys: list[bytes] | None = None
+        self._uses = 0
         # About what it takes in memory.
         self.size_bytes = len(content) + 4 * count + 200
 
@@ -141,9 +144,14 @@ class Block:
         start = offset + _CELL_BYTES + key_bytes
         return StoredCell(version, content[start : start + value_bytes])
 
-    def decode_keys(self) -> int:
-        """Decode all keys for quicker look-ups, once; returns by how many bytes that made it grow."""
-        if self._keys is not None:
+    def used(self) -> int:
+        """To be called at each use from the cache; returns by how many bytes the block has grown.
+
+        A block that is much used decodes its keys once, which makes look-ups in it a third cheaper, and
+        the block half as large again: not worth it for one that will soon be pushed out.
+        """
+        self._uses += 1
+        if self._uses != _MUCH_USED:
             return 0
         self._keys = [self.key(index) for index in range(self._count)]
         grown = sum(map(len, self._keys)) + 50 * self._count

@@ -129,7 +129,7 @@ class Table:
         key = (self.number, place[0])
         block: Block | None = self._cache.get(key)
         if block is not None:
-            self._cache.grown(block.decode_keys())
+            self._cache.grown(block.used())
             return block
         block = Block(self._content(*place))
         if self._cache.worth(block.size_bytes):
