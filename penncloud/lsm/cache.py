@@ -32,8 +32,10 @@ class BlockCache:
         return item
 
     def grown(self, size_bytes: int) -> None:
-        """An item that is kept has become larger."""
-        self.size_bytes += size_bytes
+        """An item that is kept has become larger; it was used last, and so stays."""
+        if size_bytes:
+            self.size_bytes += size_bytes
+            self._shrink()
 
     def put(self, key: tuple[int, int], item: Sized) -> None:
         """Keep an item for as long as it is used; the last one put is always kept."""
@@ -41,6 +43,9 @@ class BlockCache:
             return
         self._items[key] = item
         self.size_bytes += item.size_bytes
+        self._shrink()
+
+    def _shrink(self) -> None:
         while self.size_bytes > self._limit_bytes and len(self._items) > 1:
             _key, gone = self._items.popitem(last=False)
             self.size_bytes -= gone.size_bytes

@@ -115,6 +115,10 @@ class CacheTests(SynchronousTestCase):
             self.assertIs(cache.get((0, 0)), items[0])
         self.assertEqual(cache.size_bytes, 1000)
         self.assertIsNone(cache.get((1, 1)))
+        items[119].size_bytes += 300
+        cache.grown(300)
+        self.assertEqual(cache.size_bytes, 1000)
+        self.assertIs(cache.get((1, 119)), items[119])
         self.assertTrue(cache.worth(15))
         self.assertFalse(cache.worth(16))
         cache.forget(0)
