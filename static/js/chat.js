@@ -1,7 +1,7 @@
 // The chat board, live. The server's page works without this; here it follows, pages upwards, keeps drafts
 // and sends again what could not be sent.
 
-import { getJson, postJson, userName } from "./http.js";
+import { getJson, postJson, sessionName, userName } from "./http.js";
 import { goElsewhere, lostForS, onConnection, subscribe } from "./events.js";
 import { showTime } from "./times.js";
 
@@ -14,8 +14,9 @@ const form = document.getElementById("compose");
 const text = document.getElementById("text");
 const template = document.getElementById("entry");
 
-const DRAFT = "chat-draft";
-const OUTBOX = "chat-outbox";
+// Per user: who logs in next in this tab neither sees nor sends what another one left.
+const DRAFT = `chat-draft-${userName}`;
+const OUTBOX = `chat-outbox-${userName}`;
 const MAX_WAITING = 20;
 // A frontend that is away for this long is left for another one.
 const LEAVE_AFTER_S = 6;
@@ -244,8 +245,9 @@ new ResizeObserver(() => {
 }).observe(board);
 
 // What this page remembers comes along when the frontend has to be left: another one has another address.
+// It names the session, which nobody else knows: else any link could post in its reader's name.
 function takeAlong() {
-  const state = { draft: text.value, outbox: unsent() };
+  const state = { session: sessionName, draft: text.value, outbox: unsent() };
   return state.draft || state.outbox.length ? `state=${encodeURIComponent(JSON.stringify(state))}` : "";
 }
 
@@ -256,7 +258,10 @@ function recall() {
   };
   if (location.hash.startsWith("#state=")) {
     try {
-      state = JSON.parse(decodeURIComponent(location.hash.slice("#state=".length)));
+      const brought = JSON.parse(decodeURIComponent(location.hash.slice("#state=".length)));
+      if (brought?.session === sessionName) {
+        state = brought;
+      }
     } catch {
       // Somebody cut the address: what is stored here has to do.
     }

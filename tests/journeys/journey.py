@@ -41,13 +41,17 @@ class Journey(SynchronousTestCase):
         """Somebody who has just signed up (at a frontend's address, or by way of the balancer)."""
         visitor = self.person(name)
         visitor.page.goto(at or self.cluster.url)
+        self.sign_up(visitor, name)
+        return visitor
+
+    def sign_up(self, visitor: Visitor, name: str) -> None:
+        """From the login page to the start page of a new account."""
         visitor.page.get_by_role("link", name="Sign up").click()
         visitor.page.locator("input[name=name]").fill(name)
         visitor.page.locator("input[name=password]").fill(PASSWORD)
         visitor.page.locator("input[name=again]").fill(PASSWORD)
         visitor.page.get_by_role("button", name="Sign up").click()
         expect(visitor.page.get_by_role("heading", name=f"Hello, {name}")).to_be_visible()
-        return visitor
 
     def administrator(self) -> Visitor:
         """The admin, logged in."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from urllib.parse import quote
+
 from playwright.sync_api import Locator, Page, expect
 
 from tests.journeys.journey import Journey
@@ -45,6 +48,31 @@ class ChatJourney(Journey):
             emil.context.set_offline(False)
             for number in range(5):
                 expect(self.message(emil.page, f"in the tunnel {number}")).to_have_count(1)
+
+    def test_a_link_posts_nothing(self) -> None:
+        """What a page carries to another frontend counts for its own session: a stranger's link does not."""
+        gina = self.member("gina", at=self.cluster.frontend_url(1) + "/login")
+        board = self.cluster.frontend_url(1) + "/chat"
+        gina.page.goto(board)
+        session = gina.page.locator('meta[name="session"]').get_attribute("content")
+        for name, text in (("guessed", "not my words"), (session, "my own words")):
+            state = {"session": name, "outbox": [{"id": f"carried-{len(text)}", "text": text}]}
+            gina.page.goto("about:blank")
+            gina.page.goto(f"{board}#state={quote(json.dumps(state))}")
+        expect(self.message(gina.page, "my own words")).to_have_count(1)
+        expect(self.message(gina.page, "not my words")).to_have_count(0)
+
+    def test_the_next_user_of_a_tab_finds_nothing_unsent(self) -> None:
+        """A draft belongs to its author, also when somebody else logs in in the same tab."""
+        hugo = self.member("hugo", at=self.cluster.frontend_url(1) + "/login")
+        hugo.page.goto(self.cluster.frontend_url(1) + "/chat")
+        hugo.page.get_by_label("Message", exact=True).fill("for hugo's eyes")
+        hugo.page.reload()
+        expect(hugo.page.get_by_label("Message", exact=True)).to_have_value("for hugo's eyes")
+        hugo.page.get_by_role("button", name="Log out").click()
+        self.sign_up(hugo, "ines")
+        hugo.page.goto(self.cluster.frontend_url(1) + "/chat")
+        expect(hugo.page.get_by_label("Message", exact=True)).to_have_value("")
 
     def post(self, page: Page, text: str) -> None:
         page.get_by_label("Message", exact=True).fill(text)
