@@ -20,7 +20,7 @@ Theory of operation
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
@@ -91,7 +91,7 @@ class Link(Protocol):
 
     def send(self, message: Message) -> None: ...
 
-    def decide(self, leader: str, command: Command, timeout_s: float) -> Awaitable[Result]:
+    async def decide(self, leader: str, command: Command, timeout_s: float) -> Result:
         """Raises NotDecided, OutcomeUnknown, TooManyDecisions."""
         ...
 
@@ -140,6 +140,7 @@ class Decisions:
         self._reads: dict[int, list[Deferred[None]]] = {}
         self._confirmed: list[tuple[int, list[Deferred[None]]]] = []
         self._pauses: list[Deferred[None]] = []
+        self._handed_on: list[Deferred[Result]] = []
         self._next_read = 0
         self._pending_reads = 0
         self._known: tuple[Role, str, int] = ("follower", "", 0)
@@ -254,10 +255,21 @@ class Decisions:
                     result: Result = await self.propose_here(command, left_s)
                     return result
                 if self.leader:
-                    return await self._link.decide(self.leader, command, left_s)
+                    return await self._hand_on(command, left_s)
             except NotDecided:
                 pass  # another one leads now: try there, until the deadline
             await self._pause(min(PAUSE_S, left_s))
+
+    async def _hand_on(self, command: Command, timeout_s: float) -> Result:
+        """Let the leader decide; once another one leads it is not waited for any longer."""
+        work = Deferred.fromCoroutine(self._link.decide(self.leader, command, timeout_s))
+        self._handed_on.append(work)
+        try:
+            return await work
+        except CancelledError:
+            raise OutcomeUnknown("the leader changed before it answered") from None
+        finally:
+            self._handed_on.remove(work)
 
     async def _pause(self, seconds: float) -> None:
         """Raises NotDecided when the node stops meanwhile."""
@@ -462,6 +474,9 @@ class Decisions:
         if now == self._known:
             return
         before, self._known = self._known, now
+        if before[1] and before[1] != now[1]:
+            for wait in list(self._handed_on):
+                wait.cancel()
         if now[0] == "leader" and (before[0], before[2]) != ("leader", now[2]):
             self.log.info("{id} leads term {term}", id=self.id, term=now[2])
             command = BeginTerm(self._environment.now(), self.id, now[2])
@@ -558,6 +573,8 @@ class Decisions:
             _fail(one.result, OutcomeUnknown(f"not known: {why}"))
         for pause in list(self._pauses):
             pause.cancel()
+        for handed_on in list(self._handed_on):
+            handed_on.cancel()
         reads = [*self._joining, *(one for them in self._reads.values() for one in them)]
         reads += [one for _, them in self._confirmed for one in them]
         self._joining, self._reads, self._confirmed = [], {}, []
