@@ -20,7 +20,7 @@ from zope.interface import implementer
 from penncloud.client.table import PutCell
 from penncloud.platform.config import Http
 from penncloud.services.blobs import CHUNK_BYTES
-from penncloud.services.files import ROOT
+from penncloud.services.files import ROOT, Upload
 from tests.services.unreliable_table import UnreliableTable
 from tests.web.frontend import Answer, Browser, start_frontend
 
@@ -289,6 +289,16 @@ class Uploads(FilesCase):
         self.assertEqual(answer.status, 400)
         self.assertEqual(await self.client.entries(), {})
         self.assertEqual(self.table.chunk_rows(), [])
+
+    async def test_nobody_waits_for_the_clearing(self) -> None:
+        """That an upload failed is said at once, also where removing its beginning takes long."""
+
+        async def endless(upload: Upload) -> None:
+            await Deferred()
+
+        self.patch(Upload, "abort", endless)
+        answer = await self.client.put("f", b"x", size=2)
+        self.assertEqual(answer.status, 400)
 
     async def test_the_store_fails_midway(self) -> None:
         """503, nothing visible; what the store still has is collected from its mark."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from penncloud.platform.errors import PennCloudError
 from penncloud.services.blobs import UploadExpired
@@ -27,6 +29,8 @@ MAX_UPLOADS: Final = 64
 _MAX_FIELDS: Final = 20
 _MAX_FIELD_BYTES: Final = 4096
 _MAX_REFUSALS_SHOWN: Final = 20
+
+_log = Logger()
 
 
 class Uploads:
@@ -62,7 +66,7 @@ class Uploads:
             return await reading.answer()
         finally:
             self._running -= 1
-            await reading.abandon()
+            reading.abandon()
 
     def _begin(self) -> None:
         if self._running >= MAX_UPLOADS:
@@ -99,7 +103,7 @@ class Uploads:
             return refused(request, error)
         finally:
             if not finished:
-                await upload.abort()
+                _give_up(upload)
         request.setResponseCode(201)
         return json_answer(request, {"entry": describe(entry, folder.names)})
 
@@ -138,11 +142,11 @@ class _FormUpload:
         folder = await self.home.folder(self.fields.get("folder", ROOT))
         return see_other(self.request, url_of(folder.names))
 
-    async def abandon(self) -> None:
+    def abandon(self) -> None:
         """Give up a file that is not complete, if there is one."""
         upload, self._upload = self._upload, None
         if upload is not None:
-            await upload.abort()
+            _give_up(upload)
 
     def _check(self) -> None:
         # The token comes before the files, so that nobody else's form stores a byte.
@@ -183,7 +187,7 @@ class _FormUpload:
                 await self._upload.finish()
             except (FilesError, UploadExpired) as error:
                 self._refuse(error)
-                await self.abandon()
+                self.abandon()
             else:
                 self._upload = None
                 self.stored += 1
@@ -192,3 +196,10 @@ class _FormUpload:
         if error.retryable:
             raise error
         self.refusals.append(sentence(error))
+
+
+def _give_up(upload: Upload) -> None:
+    """Remove what was stored of it, without the answer waiting: the store may just be away."""
+    Deferred.fromCoroutine(upload.abort()).addErrback(
+        lambda failure: _log.failure("an upload was not removed", failure)
+    )
