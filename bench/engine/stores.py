@@ -163,6 +163,8 @@ class Ours:
         from prometheus_client import CollectorRegistry
 
         from penncloud.lsm.engine import Engine
+        from penncloud.lsm.entry import Entry, PutEffect
+        from penncloud.lsm.keys import row_hash
         from penncloud.lsm.merge_process import ProcessMerger
         from penncloud.lsm.options import EngineOptions
         from penncloud.platform.environment import Environment
@@ -180,6 +182,7 @@ class Ours:
         merger = ProcessMerger(reactor, path)
         self._engine = Engine(self._disk, environment, options, self._registry, merger)
         self._versions = [0] * self.TABLETS
+        self._row_hash, self._entry, self._put = row_hash, Entry, PutEffect
 
     async def open(self) -> None:
         await self._engine.open()
@@ -188,20 +191,16 @@ class Ours:
             await self._engine.create_tablet(tablet, lo, hi)
 
     def _tablet(self, row: bytes) -> int:
-        from penncloud.lsm.keys import row_hash
-
         # The ranges of `open`, turned round.
-        return ((row_hash(row) + 1) * self.TABLETS - 1) >> 32
+        return ((self._row_hash(row) + 1) * self.TABLETS - 1) >> 32
 
     async def write(self, cells: Sequence[Cell]) -> None:
-        from penncloud.lsm.entry import Entry, PutEffect
-
         entries = []
         for row, col, value in cells:
             tablet = self._tablet(row)
             self._versions[tablet] += 1
-            effects = (PutEffect(row, col, value),)
-            entries.append(Entry(tablet, self._versions[tablet], 1, b"", 0, effects, b""))
+            effects = (self._put(row, col, value),)
+            entries.append(self._entry(tablet, self._versions[tablet], 1, b"", 0, effects, b""))
         await self._engine.append(entries)
         for tablet, version in enumerate(self._versions):
             self._engine.commit(tablet, version)
