@@ -8,8 +8,8 @@ Theory of operation
     nothing. What is asked here may be asked twice without harm.
 
     The servers' states come from one coordinator at a time, the *feed*: the one that first answered
-    `Subscribe`. When its connection is lost another takes its place, or the same when it is back. What
-    was known last stays known meanwhile.
+    `Subscribe`. When its connection is lost, or it does not answer any more, another takes its place, or
+    the same when it is back. What was known last stays known meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -49,6 +50,8 @@ from penncloud.rpc.registration import LONGEST_PAUSE_S
 DEADLINE_S: Final = 5.0
 ATTEMPT_S: Final = 0.5
 LONGEST_ATTEMPT_S: Final = 2.0
+# Pause between questions whether the feed still answers: no news is good news only from one that does.
+FEED_CHECK_S: Final = 1.0
 # Pause before the coordinators are asked again after all have failed.
 RETRY_S: Final = 0.1
 
@@ -74,6 +77,9 @@ class CoordinatorDirectory:
         self._subscribing = False
         self._nodes: list[NodeInfo] | None = None
         self._callbacks: list[Callback] = []
+        self._checking = False
+        self._feed_checks = LoopingCall(self._check_feed)
+        self._feed_checks.clock = environment.reactor
 
     def start(self) -> None:
         """Begin to connect; raises ConfigurationError for a secret file that cannot be used."""
@@ -91,11 +97,14 @@ class CoordinatorDirectory:
             )
             self._clients.append(client)
             client.start()
+        self._feed_checks.start(FEED_CHECK_S, now=False).addErrback(self._not_subscribed)
 
     async def stop(self) -> None:
         """Close the connections; calls under way fail as Unavailable."""
         clients, self._clients = self._clients, []
         self._callbacks.clear()
+        if self._feed_checks.running:
+            self._feed_checks.stop()
         await DeferredList([Deferred.fromCoroutine(client.stop()) for client in clients])
 
     # -- Directory -------------------------------------------------------------------------------
@@ -220,7 +229,7 @@ class CoordinatorDirectory:
                 if connection is None:
                     continue
                 try:
-                    news = await connection.call(Subscribe(), NodesChanged, ATTEMPT_S)
+                    news = await connection.call(Subscribe(), NodesChanged, LONGEST_ATTEMPT_S)
                 except RpcError as error:
                     # It comes back by a new connection, which begins anew here.
                     connection.drop(f"subscription failed: {error}")
@@ -232,6 +241,27 @@ class CoordinatorDirectory:
         finally:
             self._subscribing = False
         if any(client.connection is not None for client in self._clients):
+            self._find_feed()
+
+    def _check_feed(self) -> None:
+        feed = self._feed
+        if feed is not None and not self._checking:
+            self._checking = True
+            asked = feed.call(Subscribe(), NodesChanged, ATTEMPT_S)
+            asked.addCallbacks(self._feed_answers, self._feed_is_silent, errbackArgs=(feed,))
+            asked.addErrback(self._not_subscribed)
+
+    def _feed_answers(self, news: NodesChanged) -> None:
+        self._checking = False
+
+    def _feed_is_silent(self, failure: Failure, feed: RpcProtocol) -> None:
+        self._checking = False
+        failure.trap(RpcError)
+        if feed is self._feed and failure.check(CallTimedOut) and len(self._clients) > 1:
+            self._feed = None
+            for client in list(self._clients):
+                if client.connection is feed:
+                    self._ask_last(client)
             self._find_feed()
 
     def _not_subscribed(self, failure: Failure) -> None:

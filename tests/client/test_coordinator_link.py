@@ -41,6 +41,7 @@ class _Coordinator:
         self.node = NodeInfo("http", name, "127.0.0.1", 80, 1, "live")
         self.refusal: Refusal | None = None
         self.views = 0
+        self.silent = False
         self.subscribers: DeferredQueue[RpcProtocol] = DeferredQueue()
         calls = Calls()
         calls.on_call(ViewCluster, self._view)
@@ -65,16 +66,20 @@ class _Coordinator:
         if self.refusal is not None:
             raise self.refusal
 
-    def _view(self, connection: RpcProtocol, message: ViewCluster) -> ClusterView:
+    async def _view(self, connection: RpcProtocol, message: ViewCluster) -> ClusterView:
         self.views += 1
         self._refuse()
+        if self.silent:
+            await Deferred()
         return ClusterView([self.node], [], [])
 
     def _enable(self, connection: RpcProtocol, message: EnableNode) -> Enabled:
         self._refuse()
         return Enabled()
 
-    def _subscribe(self, connection: RpcProtocol, message: Subscribe) -> NodesChanged:
+    async def _subscribe(self, connection: RpcProtocol, message: Subscribe) -> NodesChanged:
+        if self.silent:
+            await Deferred()
         self.subscribers.put(connection)
         return NodesChanged([self.node])
 
@@ -119,6 +124,18 @@ class DirectoryTests(TestCase):
             await self.directory.view()
             self.assertEqual(other.views, asked)
             other.refusal = None
+
+    async def test_one_stands_still(self) -> None:
+        """A coordinator that is connected and says nothing is waited for once, then asked last."""
+        them = await self._start("one", "two")
+        await self.directory.view()
+        first = self.directory._clients[0]
+        [still] = [one for one in them if first.address.endswith(f":{one.port}")]
+        [other] = [one for one in them if one is not still]
+        still.silent = True
+        for _ in range(3):
+            self.assertEqual((await self.directory.view()).nodes[0].id, other.node.id)
+        self.assertEqual(still.views, 2)
 
     async def test_deadline(self) -> None:
         """When none can, the call fails in time and says why."""
@@ -175,6 +192,18 @@ class DirectoryTests(TestCase):
         await present.stop()
         self.assertEqual(await news.get(), [f"{other.node.id} live"])
         await other.subscribers.get()
+
+    async def test_news_of_one_that_stands_still(self) -> None:
+        """No news from a coordinator that does not answer any more are no good news: another's are
+        heard."""
+        them = await self._start("one", "two")
+        await self.directory.view()
+        news = self._watch()
+        [heard] = await news.get()
+        by_name = {one.node.id: one for one in them}
+        by_name.pop(heard.split()[0]).silent = True
+        [other] = by_name.values()
+        self.assertEqual(await news.get(), [f"{other.node.id} live"])
 
     async def test_one_subscriber_s_fault(self) -> None:
         """A callback that raises is logged and keeps no other from the news."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.coordinator import text
+from penncloud.coordinator.decisions import NotDecided
 from penncloud.coordinator.text import STALLED_S, TextFactory, TextProtocol, answer
 from penncloud.placement.tablets import HASH_SPACE, Tablet, TabletMap, row_hash
 from penncloud.wire.limits import MAX_HEADER_BYTES
@@ -130,6 +132,58 @@ class ConnectionTests(SynchronousTestCase):
         self.assertTrue(self.transport.disconnecting)
         self.clock.advance(STALLED_S)
         self.assertTrue(self.transport.aborted)
+
+
+class FreshnessTests(SynchronousTestCase):
+    """Answers wait until the state is known to be new enough."""
+
+    def setUp(self) -> None:
+        self.asked: list[Deferred[None]] = []
+        factory = TextFactory(Clock(), lambda request: answer(request, MAP, address), self._fresh)
+        protocol = factory.buildProtocol(None)
+        assert protocol is not None
+        self.protocol: TextProtocol = protocol
+        self.transport = _Transport()
+        self.protocol.makeConnection(self.transport)
+
+    def _fresh(self) -> Deferred[None]:
+        self.asked.append(Deferred())
+        return self.asked[-1]
+
+    def test_asked_once_for_many(self) -> None:
+        """What came together shares one confirmation; what comes later needs another."""
+        self.protocol.dataReceived(b"MAP\r\nMAP\r\n")
+        self.protocol.dataReceived(b"WHERE;a;b\r\n")
+        self.assertEqual(self.transport.value(), b"")
+        self.asked[0].callback(None)
+        self.assertEqual(self.transport.value().count(b"+MAP"), 2)
+        self.assertNotIn(b"+AT", self.transport.value())
+        self.asked[1].callback(None)
+        self.assertIn(b"+AT", self.transport.value())
+        self.assertEqual(len(self.asked), 2)
+
+    def test_no_majority(self) -> None:
+        """Without confirmation nothing that may be old is told."""
+        self.protocol.dataReceived(b"MAP\r\nGET;a;b\r\nWHERE;a;b\r\n")
+        self.asked[0].errback(NotDecided("no majority"))
+        lines = [line[:5] for line in self.transport.value().split(b"\r\n") if line]
+        self.assertEqual(lines, [b"-BUSY", b"-ERR;", b"-BUSY"])
+
+    def test_bounded(self) -> None:
+        """While no answer is possible only so much is read; then all is answered and read on."""
+        self.patch(text, "MAX_WAITING", 3)
+        self.protocol.dataReceived(b"MAP\r\n" * 5)
+        self.assertEqual(self.transport.producerState, "paused")
+        self.asked[0].callback(None)
+        self.assertEqual(self.transport.value().count(b"+MAP"), 5)
+        self.assertEqual(self.transport.producerState, "producing")
+
+    def test_gone_meanwhile(self) -> None:
+        """A client that left while its answer was waited for is no error."""
+        self.protocol.dataReceived(b"MAP\r\n")
+        self.protocol.connectionLost()
+        self.asked[0].callback(None)
+        self.assertEqual(self.transport.value(), b"")
 
 
 class _Transport(StringTransport):
