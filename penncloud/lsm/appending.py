@@ -48,6 +48,7 @@ class Appender:
         self._stalled: deque[_Stalled] = deque()
         # The last flush found no room: waiting for the next one would be in vain.
         self._full = False
+        self._closed = False
 
     @property
     def stalled(self) -> int:
@@ -61,6 +62,8 @@ class Appender:
     def append(self, entries: Sequence[Entry]) -> Deferred[None]:
         """See `Engine.append`."""
         try:
+            if self._closed:
+                raise Overloaded("the engine is closing")
             expected = self._check(entries)
             if self._stalled or self._must_wait():
                 return self._stall(entries, expected)
@@ -172,3 +175,8 @@ class Appender:
                 self._write(stalled.entries, last).chainDeferred(stalled.done)
             except PennCloudError:
                 stalled.done.errback(Failure())
+
+    def close(self) -> None:
+        """Take nothing more; what waits for a flush, which will not come, is refused."""
+        self._closed = True
+        self._refuse([], Failure(Overloaded("the engine is closing")))

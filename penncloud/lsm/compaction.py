@@ -22,13 +22,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Literal, Protocol
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from penncloud.lsm.building import build_table
-from penncloud.lsm.errors import NoSuchTablet, TableDamaged
+from penncloud.lsm.errors import NoSuchTablet, Overloaded, TableDamaged
 from penncloud.lsm.keys import hash_key
 from penncloud.lsm.manifest import Manifest
 from penncloud.lsm.memtable import Slot, Tombstone
@@ -123,6 +123,8 @@ class Compactor:
 
     def request(self, tablet: int) -> Deferred[None]:
         """Merge all tables of a tablet; fires when it is done."""
+        if self._closed:
+            return fail(Overloaded("the engine is closing"))
         waiter: Deferred[None] = Deferred()
         self._wanted.setdefault(tablet, []).append(waiter)
         self.check()
@@ -274,6 +276,9 @@ class Compactor:
     def close(self) -> Deferred[None]:
         """Begin no more compactions; fire when the one under way has ended."""
         self._closed = True
+        wanted, self._wanted = self._wanted, {}
+        for waiter in (waiter for waiters in wanted.values() for waiter in waiters):
+            waiter.errback(Overloaded("the engine is closing"))
         if self._merger is not None:
             self._merger.stop()
         if self._retry is not None:

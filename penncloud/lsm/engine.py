@@ -142,7 +142,12 @@ class Engine:
         )
 
     async def close(self) -> None:
-        """Let what is being written finish; memtables stay in the log. Raises DiskError."""
+        """Let what is being written finish; memtables stay in the log. Raises DiskError.
+
+        Appends that still wait for a flush, and flushes and compactions that have not begun, are
+        refused with Overloaded.
+        """
+        self._appender.close()
         await self._flusher.close()
         await self._compactor.close()
         await self._store.wal.close()

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from penncloud.lsm.building import build_table
-from penncloud.lsm.errors import NoSuchTablet
+from penncloud.lsm.errors import NoSuchTablet, Overloaded
 from penncloud.lsm.keys import ABOVE_ALL
 from penncloud.lsm.manifest import Manifest, TabletState
 from penncloud.lsm.store import Store, reference
@@ -61,6 +61,8 @@ class Flusher:
 
     def request(self, tablet: int) -> Deferred[None]:
         """Fire after a flush that begins from now on; fails with DiskFull as that does."""
+        if self._closed:
+            return fail(Overloaded("the engine is closing"))
         waiter: Deferred[None] = Deferred()
         self._wanted.setdefault(tablet, []).append(waiter)
         self.check()
@@ -202,6 +204,9 @@ class Flusher:
     def close(self) -> Deferred[None]:
         """Begin no more flushes; fire when the one under way has ended."""
         self._closed = True
+        wanted, self._wanted = self._wanted, {}
+        for waiter in (waiter for waiters in wanted.values() for waiter in waiters):
+            waiter.errback(Overloaded("the engine is closing"))
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None

@@ -137,6 +137,30 @@ class FlushTests(SynchronousTestCase):
             machine.run(engine.append([machine.entry(1, 200)]))
         engine._appender._stalled.clear()
 
+    def test_closing(self) -> None:
+        """A stop leaves nobody waiting: all that has not begun is refused, what has is finished."""
+        machine = _machine()
+        engine = machine.engine
+        outcomes: list[Deferred[None]] = []
+        for version in range(1, 60):
+            entry = machine.entry(1, version, put("row", str(version), "x" * 5000))
+            outcomes.append(engine.append([entry]))
+        self.assertGreater(engine._appender.stalled, 10)
+        outcomes += [engine.checkpoint(1), engine.compact(1)]
+        closed = Deferred.fromCoroutine(engine.close())
+        outcomes += [engine.append([machine.entry(1, 60)]), engine.checkpoint(1)]
+        machine.run(closed)
+        kinds = []
+        for outcome in outcomes:
+            try:
+                machine.run(outcome)
+                kinds.append("done")
+            except Overloaded:
+                kinds.append("refused")
+        durable = kinds.count("done")
+        self.assertEqual(kinds, ["done"] * durable + ["refused"] * (len(kinds) - durable))
+        self.assertEqual(len(machine.reopen(crash=True)[1].tail), durable)
+
     def test_full_disk(self) -> None:
         """Without room for a flush reads go on, writes are refused in time, and it heals."""
         machine = _machine()
