@@ -41,7 +41,7 @@ class FormParts:
     """Feed it the body piece by piece; what it returns is no larger than the piece."""
 
     def __init__(self, content_type: str) -> None:
-        kind, options = parse_options_header(content_type)
+        kind, options = parse_options_header(content_type.encode())
         boundary = options.get(b"boundary", b"")
         if kind != b"multipart/form-data" or not 0 < len(boundary) <= 200:
             raise WebError(400, "This is not a form with files.")

@@ -201,6 +201,15 @@ class HtmlTests(SynchronousTestCase):
         for gone in ("data:text/html,x", " data:text/html,x", "cid:a", "/logout", "//a.example"):
             self.assertNotIn("href", html.sanitise(f'<a href="{gone}">l</a>', {})[0], gone)
 
+    def test_html_as_text_keeps_its_lines(self) -> None:
+        """What is quoted of HTML mail reads as it was shown: lines, characters, nothing hidden."""
+        source = (
+            "<style>p{}</style><title>t</title><script>x()</script><p>Dear &lt;Bob&gt;,<br>one\n two"
+            "</p><p class=x>caf&eacute;&nbsp;&amp;amp; <b>tea</b></p><div><div><div>end</div></div></div>"
+        )
+        self.assertEqual(html.as_text(source), "Dear <Bob>,\none two\n\ncafé &amp; tea\n\nend")
+        self.assertEqual(html.as_text("<p"), "")
+
     def test_remote_pictures_are_blocked(self) -> None:
         """A picture from elsewhere is not loaded, and that is told; one of the message is put in."""
         page, blocked = html.sanitise(

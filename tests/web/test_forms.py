@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from penncloud.web.body import HIGH_WATER, Body, BodyTooLarge, ClientGone
 from penncloud.web.errors import WebError
 from penncloud.web.forms import MAX_FIELDS, parse_form
+from penncloud.web.multipart import FormParts
 
 
 class FormTests(SynchronousTestCase):
@@ -49,6 +50,21 @@ class FormTests(SynchronousTestCase):
             parse_form(data)
         except WebError as error:
             self.assertEqual(error.status, 400)
+
+
+class MultipartTests(SynchronousTestCase):
+    def test_other_content_is_refused(self) -> None:
+        """Whatever a client calls its body, what is no form with files is 400."""
+        for kind in (
+            "",
+            "text/plain",
+            "multipart/form-data",
+            "\ufffd",
+            "multipart/form-data; =\xff",
+        ):
+            with self.assertRaises(WebError) as caught:
+                FormParts(kind)
+            self.assertEqual(caught.exception.status, 400)
 
 
 class BodyTests(SynchronousTestCase):

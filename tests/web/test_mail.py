@@ -257,6 +257,17 @@ class MailTests(TestCase):
         self.assertIn("No mail yet", (await self.bob.get("/mail")).text)
         self.assertEqual((await self.bob.get(f"/mail/inbox/{stamps[0]}")).status, 404)
 
+    async def test_html_mail_is_quoted_as_text(self) -> None:
+        """Mail without plain text loses nothing of what it says when it is answered or forwarded."""
+        path = await self.deliver(
+            b"From: <x@y.org>\r\nSubject: h\r\nContent-Type: text/html\r\n\r\n"
+            b"<p>first &amp; <b>bold</b></p><p>second</p>\r\n"
+        )
+        reply = self.fields((await self.bob.get(f"{path}/reply")).text)
+        self.assertIn("> first & bold\n> \n> second\n", reply["text"])
+        forward = self.fields((await self.bob.get(f"{path}/forward")).text)
+        self.assertIn("first & bold\n\nsecond", forward["text"])
+
     async def test_html_mail(self) -> None:
         """HTML is sanitised and framed under its own policy; pictures from elsewhere are blocked."""
         path = await self.deliver(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from html import unescape
 
 import nh3
 
@@ -26,6 +27,31 @@ _STYLES = {
 }
 # `data:` and `cid:` are for the message's pictures alone: a link of that kind is a page of the sender's.
 _LINK = re.compile(r"(?i)\s*(?:https?|mailto):")
+# Elements that stand on lines of their own, and any tag as nh3 writes it without attributes.
+_LINES = {
+    "address",
+    "blockquote",
+    "br",
+    "dd",
+    "div",
+    "dl",
+    "dt",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "table",
+    "tr",
+    "ul",
+}
+_TAG = re.compile(r"</?[a-z][a-z0-9]*>")
 _SHOWN_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
@@ -72,6 +98,21 @@ def sanitise(source: str, pictures: Mapping[str, tuple[str, bytes]]) -> tuple[st
         set_tag_attribute_values={"a": {"target": "_blank"}},
     )
     return cleaned, blocked or bool(re.search(r"(?i)url\s*\(", source[:MAX_HTML_CHARS]))
+
+
+def as_text(source: str) -> str:
+    """What `source` says, as plain text with its lines: for quoting mail that has no plain text."""
+    visible = nh3.clean(
+        source[:MAX_HTML_CHARS],
+        tags=_LINES,
+        clean_content_tags={"script", "style", "title"},
+        attributes={},
+        link_rel=None,
+    )
+    # In HTML a line end is a space, and an element of its own begins a line.
+    words = re.sub(r"[ \t\r\n\f]+", " ", visible)
+    lines = unescape(_TAG.sub("\n", words)).replace("\xa0", " ").split("\n")
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.strip() for line in lines)).strip()
 
 
 def _style_names() -> set[str]:

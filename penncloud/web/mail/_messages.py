@@ -32,6 +32,7 @@ class Opened:
     raw: bytes
     structure: mime.Structure
     text: str  # the plain text; empty if there is HTML alone
+    quotable: str  # the plain text, or else what the HTML says
     is_text_cut: bool
 
     @property
@@ -86,7 +87,11 @@ def _take_apart(listed: Listed, raw: bytes) -> Opened:
     structure = mime.parse(raw)
     part = structure.first("text/plain")
     text, is_cut = ("", False) if part is None else mime.text(raw, part, MAX_TEXT_CHARS)
-    return Opened(listed, raw, structure, text, is_cut)
+    marked = structure.first("text/html")
+    quotable = text
+    if part is None and marked is not None:
+        quotable = html.as_text(mime.text(raw, marked, html.MAX_HTML_CHARS)[0])
+    return Opened(listed, raw, structure, text, quotable, is_cut)
 
 
 def _safe_html(opened: Opened) -> tuple[str, bool]:

@@ -236,7 +236,7 @@ def _recipients(to: list[Shown], domain: str) -> tuple[list[Shown], list[Address
 
 def _quoted(original: Opened) -> str:
     sender = ", ".join(map(str, original.addresses("from", 3))) or "somebody"
-    lines = original.text[:_QUOTED_CHARS].rstrip().split("\n")
+    lines = original.quotable[:_QUOTED_CHARS].rstrip().split("\n")
     quoted = "\n".join(f"> {line}" if line[:1] != ">" else f">{line}" for line in lines)
     return f"\n\nOn {_when(original)}, {sender} wrote:\n{quoted}\n"
 
@@ -250,7 +250,7 @@ def _forwarded(original: Opened) -> str:
         f"Subject: {headers.text('subject')}",
         f"To: {', '.join(map(str, original.addresses('to')))}",
     ]
-    return "\n\n" + "\n".join(head) + "\n\n" + original.text[:_QUOTED_CHARS]
+    return "\n\n" + "\n".join(head) + "\n\n" + original.quotable[:_QUOTED_CHARS]
 
 
 def _when(original: Opened) -> str:
