@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from penncloud.client.table import Unavailable
 from penncloud.cluster import cluster_file
 from penncloud.cluster.layout import Layout
 from penncloud.platform.config import Cluster, parse_address
-from penncloud.platform.errors import ConfigurationError
 from penncloud.rpc.endpoints import address_text
 
 DEFAULT_DATA = "penncloud-data"
@@ -34,7 +34,8 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def cluster_of(arguments: argparse.Namespace) -> Cluster:
-    """How to reach the cluster. Raises ConfigurationError when the options do not tell."""
+    """How to reach the cluster. Raises ConfigurationError when the options cannot be understood, and
+    Unavailable when there is no cluster where they point."""
     if arguments.coordinators:
         addresses = [part.strip() for part in arguments.coordinators.split(",") if part.strip()]
         for address in addresses:
@@ -43,7 +44,8 @@ def cluster_of(arguments: argparse.Namespace) -> Cluster:
     layout = Layout.at(arguments.data)
     document = cluster_file.read(layout)
     if document is None:
-        raise ConfigurationError(
+        # A cluster may be about to start there: scripts wait for it as for one that is down.
+        raise Unavailable(
             f"there is no cluster in {layout.root}; `penncloud up --data` starts one,"
             " --coordinators names one elsewhere"
         )

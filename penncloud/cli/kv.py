@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 from attrs import frozen
 
 from penncloud.cli._arguments import Intermixed
-from penncloud.cli._exits import DONE, FAILED, USAGE
+from penncloud.cli._exits import DONE, FAILED, UNAVAILABLE, USAGE
 from penncloud.cli._table import with_table
 from penncloud.cli._target import add_target
 from penncloud.client.table import Conflict, Refused, Table, after, prefix_stop
@@ -95,6 +95,9 @@ def _add_value(parser: Any) -> None:
     parser.add_argument("--file", metavar="FILE", help="the value is in this file")
 
 
+# Refusals that are not about the request: the cells cannot be had.
+_OUT_OF_USE: Final = frozenset(("DAMAGED", "DISK"))
+
 KvCommand = Callable[[Table, argparse.Namespace, Streams], Any]
 
 
@@ -120,7 +123,7 @@ async def answered(
         return FAILED
     except Refused as refused:
         streams.note(str(refused))
-        return USAGE
+        return UNAVAILABLE if refused.code in _OUT_OF_USE else USAGE
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from penncloud.cli import kv
 from penncloud.cli._main import parser
 from penncloud.client.memory import MemoryTable
-from penncloud.client.table import Unavailable
+from penncloud.client.table import Refused, Unavailable
 from penncloud.platform.errors import ConfigurationError
 
 COMMANDS = {
@@ -144,6 +145,19 @@ class KvTests(SynchronousTestCase):
         code, _, error = self.kv("put", "row", "col", stdin=b"x" * (1024 * 1024 + 1))
         self.assertEqual(code, 2)
         self.assertNotEqual(error, "")
+
+    def test_cells_that_cannot_be_had(self) -> None:
+        """A damaged tablet or a disk that fails is exit code 3: the request was right."""
+
+        async def refused(code: str, *_: object) -> int:
+            raise Refused(code, "why")
+
+        parsed = parser().parse_args(["kv", "get", "row", "col"])
+        for code, expected in (("DAMAGED", 3), ("DISK", 3), ("FORMAT", 2)):
+            streams = kv.Streams(io.BytesIO(), io.BytesIO(), io.BytesIO())
+            command = functools.partial(refused, code)
+            ran = Deferred.fromCoroutine(kv.answered(command, self.table, parsed, streams))
+            self.assertEqual(self.successResultOf(ran), expected)
 
     def test_unusable_arguments(self) -> None:
         """Two values, too many, a file that cannot be read: an error that names it."""

@@ -50,9 +50,16 @@ class ExitCodeTests(SynchronousTestCase):
     def test_no_cluster_there(self) -> None:
         """A directory without a cluster is named, with what to do."""
         nowhere = self.mktemp()
-        for command in (("kv", "get", "r", "c"), ("down",)):
+        for command, expected in (
+            (("kv", "get", "r", "c"), 3),
+            (("status",), 3),
+            (("user", "list"), 3),
+            (("lb", "list"), 3),
+            (("node", "stop", "http-1"), 3),
+            (("down",), 2),
+        ):
             code, error = self.run_with(*command, "--data", nowhere)
-            self.assertEqual(code, 2)
+            self.assertEqual(code, expected, command)
             self.assertIn(nowhere, error)
             self.assertEqual(len(error.splitlines()), 1)
 
