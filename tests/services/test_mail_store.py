@@ -70,6 +70,29 @@ class BodiesTests(TestCase):
         self.assertEqual(self.world.rows(b"message/") + self.world.rows(b"blob/"), [])
         self.assertEqual(self.world.rows(b"mail-intents/"), [])
 
+    async def test_abort_while_the_body_is_out_of_reach(self) -> None:
+        """What cannot be removed at once is reclaimed later: the intent stays until it is."""
+        world = self.world
+        writer = await self.bodies.open(self.bodies.new_id(), ["inbox/a"])
+        await writer.write(b"x" * 1_300_000)
+        mutate = type(world.table).mutate
+
+        async def out_of_reach(table: Any, row: bytes, *args: Any, **kwargs: Any) -> int:
+            if row.startswith(b"message/"):
+                raise Unavailable("its server is stopped")
+            return await mutate(table, row, *args, **kwargs)
+
+        patch = self.patch(type(world.table), "mutate", out_of_reach)
+        await writer.abort()
+        patch.restore()
+        self.assertEqual(len(world.rows(b"mail-intents/")), 1)
+        self.assertNotEqual(world.rows(b"blob/"), [])
+        reclaimer = Reclaimer(world.table, world.environment, world.bodies, world.post, world.queue)
+        world.clock.advance(STALE_S + 3 * 86400)
+        await reclaimer.round()
+        left = world.rows(b"message/") + world.rows(b"blob/") + world.rows(b"mail-intents/")
+        self.assertEqual(left, [])
+
 
 class MailboxTests(TestCase):
     def setUp(self) -> None:

@@ -120,10 +120,11 @@ class OwnedWriter:
         if cell is None or cell.version != self._version:
             raise UploadExpired("the upload took too long and was given up; please start again")
 
-    async def abort(self) -> None:
+    async def abort(self) -> bool:
         """Give up: remove what was written, unless it was adopted after all.
 
-        Never fails: what the store does not let us remove now, the collector removes later.
+        Never fails: what the store does not let us remove now, the collector removes later. Whether
+        everything is gone; otherwise a collector has to look at the row.
         """
         col, blob_id = pending_col(self._writer.id), self._writer.id
         try:
@@ -141,7 +142,7 @@ class OwnedWriter:
             await remove_chunks(self._table, blob_id, 0, chunks)
             await self._table.delete(self._row, garbage_col(blob_id))
         except Conflict:
-            return  # Adopted, or already swept: not ours any more.
+            return False  # Adopted, or already swept: not ours any more.
         except PennCloudError as error:
             self.log.info(
                 "blob {blob} of {row} is left to the collector: {error}",
@@ -149,6 +150,8 @@ class OwnedWriter:
                 row=self._row.decode(errors="replace"),
                 error=error,
             )
+            return False
+        return True
 
     async def announce(self) -> None:
         """Put the intent, or renew it: chunks up to the next multiple of the step may now exist."""

@@ -230,9 +230,9 @@ class BodyWriter:
     async def abort(self) -> None:
         """Give up before `finish`. Never fails: what cannot be removed now is reclaimed later."""
         self._held.clear()
-        if self._blob is not None:
-            await self._blob.abort()
-        await self.settle()
+        if self._blob is None or await self._blob.abort():
+            await self.settle()
+        # Otherwise the intent stays: it is what leads the reclaimer to the chunks that are left.
 
 
 def _row(message_id: str) -> bytes:
