@@ -122,7 +122,10 @@ class StorageNode:
 
 
 def _engine_options(role: config.Storage) -> EngineOptions:
+    usual = EngineOptions()
     return EngineOptions(
+        # With small memtables the log that they need is short, and so are its segments.
+        segment_bytes=min(usual.segment_bytes, role.memtable_bytes),
         memtable_bytes=role.memtable_bytes,
         checkpoint_writes=role.checkpoint_writes,
         block_cache_bytes=role.block_cache_bytes,
