@@ -10,13 +10,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from penncloud.cli import coordinator, down, kv, lb, lsm, node, raft, status, up, user
+from penncloud.cli import (
+    coordinator,
+    down,
+    kv,
+    lb,
+    lsm,
+    node,
+    raft,
+    simulate,
+    status,
+    up,
+    user,
+)
 from penncloud.cli._exits import FAILED, UNAVAILABLE, USAGE
 from penncloud.client.agents import AgentUnreachable
 from penncloud.client.table import Unavailable
 from penncloud.platform.errors import ConfigurationError, PennCloudError
 
-_GROUPS = (up, down, status, kv, user, lb, node, coordinator, lsm, raft)
+_GROUPS = (up, down, status, kv, user, lb, node, coordinator, lsm, raft, simulate)
 
 
 def parser() -> argparse.ArgumentParser:

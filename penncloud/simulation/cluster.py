@@ -1,0 +1,230 @@
+"""A cluster of the real nodes on simulated hosts: the same classes that the taps run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+
+from attrs import evolve, field, frozen
+from prometheus_client import CollectorRegistry
+
+from penncloud.client.coordinator_link import CoordinatorDirectory
+from penncloud.client.router import RoutedTable
+from penncloud.coordinator.node import CoordinatorNode
+from penncloud.platform import config
+from penncloud.platform.disk import Disk
+from penncloud.platform.environment import Environment
+from penncloud.rpc.registration import Registration, identity
+from penncloud.simulation.disk import DiskQuality
+from penncloud.simulation.host import Host, Node
+from penncloud.simulation.world import World
+from penncloud.storage.node import StorageNode
+
+COORDINATOR_PORT = 8600
+STORAGE_PORT = 8700
+HTTP_PORT = 8081
+
+
+@frozen
+class Settings:
+    """What one run's cluster is made of."""
+
+    coordinators: int = 1
+    storages: int = 3
+    frontends: int = 1
+    clients: int = 2
+    tablets: int = 6
+    heartbeat_ms: int = 100
+    dead_after_missed: int = 5
+    memtable_bytes: int = 64 * 1024
+    checkpoint_writes: int = 0
+    pipeline_depth: int = 256
+    # Clocks run by up to this share too fast or too slow.
+    clock_error: float = 0.05
+    disk: DiskQuality = field(factory=DiskQuality)
+    disk_bytes: int = 2**30
+
+
+@frozen
+class Access:
+    """What a program that uses the cluster has. It works as long as its process."""
+
+    environment: Environment
+    table: RoutedTable
+    directory: CoordinatorDirectory
+
+
+# What a client's program does; what it awaits ends with its process.
+Program = Callable[[Access], Awaitable[None]]
+
+
+class ClientNode:
+    """A program that uses the cluster as the web frontends do: by the real client."""
+
+    def __init__(self, environment: Environment, cluster: config.Cluster, program: Program) -> None:
+        table = RoutedTable(environment, cluster)
+        self._access = Access(environment, table, CoordinatorDirectory(environment, cluster))
+        self._program = program
+
+    async def start(self) -> None:
+        self._access.table.start()
+        self._access.directory.start()
+        await self._program(self._access)
+
+    async def stop(self) -> None:
+        self._access.table.stop()
+        await self._access.directory.stop()
+
+
+class FrontendNode:
+    """A web frontend as the coordinator sees it: registered, and alive."""
+
+    def __init__(
+        self, environment: Environment, cluster: config.Cluster, role: config.Http
+    ) -> None:
+        self._registration = Registration(
+            environment, cluster, identity("http", role, HTTP_PORT, environment.pid)
+        )
+
+    async def start(self) -> None:
+        self._registration.start()
+
+    async def stop(self) -> None:
+        await self._registration.stop()
+
+
+class Cluster:
+    """The hosts by role. `program` runs on every client, `audit` on a client that no fault is aimed at."""
+
+    def __init__(self, world: World, settings: Settings, program: Program, audit: Program) -> None:
+        self.world = world
+        self.settings = settings
+        self._chance = world.random("cluster")
+        # Addresses are given out in order: the coordinators' come first and are known beforehand.
+        self.configuration = config.Cluster(
+            coordinators=[
+                f"127.0.1.{n + 1}:{COORDINATOR_PORT}" for n in range(settings.coordinators)
+            ]
+        )
+        self.coordinators = [
+            self._add(f"coordinator-{n + 1}", self._coordinator(f"coordinator-{n + 1}"))
+            for n in range(settings.coordinators)
+        ]
+        self.storages = [
+            self._add(f"storage-{n + 1}", self._storage(f"storage-{n + 1}"))
+            for n in range(settings.storages)
+        ]
+        self.frontends = [
+            self._add(f"http-{n + 1}", self._frontend(f"http-{n + 1}"))
+            for n in range(settings.frontends)
+        ]
+        self.clients = [
+            self._add(f"client-{n + 1}", self._client(program)) for n in range(settings.clients)
+        ]
+        self.auditor = self._add("auditor", self._client(audit))
+
+    @property
+    def servers(self) -> list[Host]:
+        return [*self.coordinators, *self.storages, *self.frontends]
+
+    @property
+    def hosts(self) -> list[Host]:
+        return [*self.servers, *self.clients, self.auditor]
+
+    def start(self, within_s: float) -> None:
+        """Switch everything on, in any order, within a while."""
+        for host in self.hosts:
+            self.world.timeline.after(self._chance.uniform(0, within_s), host.start)
+
+    def calm(self) -> None:
+        """End every trouble; what is down comes back."""
+        network = self.world.network
+        network.cut.clear()
+        network.slow.clear()
+        network.quality.loss_rate = 0.0
+        for host in self.hosts:
+            host.disk.operations_left = None
+            host.disk.slowness = 1.0
+            host.disk.fail_next_sync = False
+            host.full(False)
+            host.resume()
+            host.start()
+
+    # -- the programs ----------------------------------------------------------------------------
+
+    def _add(self, name: str, build: Callable[[Environment, Disk], Node]) -> Host:
+        error = self.settings.clock_error
+        return self.world.add_host(
+            name,
+            build,
+            clock_rate=1 + self._chance.uniform(-error, error),
+            wall_skew_s=self._chance.uniform(-30, 30),
+            quality=self.settings.disk,
+            capacity_bytes=self.settings.disk_bytes,
+        )
+
+    def _coordinator(self, name: str) -> Callable[[Environment, Disk], Node]:
+        settings = self.settings
+
+        def build(environment: Environment, disk: Disk) -> Node:
+            role = config.Coordinator(
+                id=name,
+                host=self._address(name),
+                port=COORDINATOR_PORT,
+                data_dir=name,
+                heartbeat_ms=settings.heartbeat_ms,
+                dead_after_missed=settings.dead_after_missed,
+                expect_storage=settings.storages,
+                initial_tablets=settings.tablets,
+            )
+            return CoordinatorNode(environment, self.configuration, role, CollectorRegistry(), disk)
+
+        return build
+
+    def _storage(self, name: str) -> Callable[[Environment, Disk], Node]:
+        settings = self.settings
+
+        def build(environment: Environment, disk: Disk) -> Node:
+            role = config.Storage(
+                id=name,
+                host=self._address(name),
+                port=STORAGE_PORT,
+                data_dir=name,
+                memtable_bytes=settings.memtable_bytes,
+                checkpoint_writes=settings.checkpoint_writes,
+                pipeline_depth=settings.pipeline_depth,
+            )
+            return StorageNode(environment, self.configuration, role, CollectorRegistry(), disk)
+
+        return build
+
+    def _frontend(self, name: str) -> Callable[[Environment, Disk], Node]:
+        def build(environment: Environment, _disk: Disk) -> Node:
+            role = config.Http(id=name, host=self._address(name), port=HTTP_PORT)
+            return FrontendNode(environment, self.configuration, role)
+
+        return build
+
+    def _client(self, program: Program) -> Callable[[Environment, Disk], Node]:
+        return lambda environment, _disk: ClientNode(environment, self.configuration, program)
+
+    def _address(self, name: str) -> str:
+        return self.world.hosts[name].address
+
+
+def drawn_settings(chance: random.Random, base: Settings) -> Settings:
+    """`base` with other sizes and times, so that no run depends on the usual ones."""
+    return evolve(
+        base,
+        tablets=chance.choice((1, 2, 6, 7)),
+        heartbeat_ms=chance.choice((50, 100, 250)),
+        dead_after_missed=chance.choice((3, 5)),
+        memtable_bytes=chance.choice((64 * 1024, 256 * 1024)),
+        checkpoint_writes=chance.choice((0, 0, 10, 50)),
+        pipeline_depth=chance.choice((1, 4, 256)),
+        clock_error=chance.choice((0.0, 0.05)),
+        disk=DiskQuality(
+            sync_s=chance.choice((0.0001, 0.001, 0.01)),
+            stall_rate=chance.choice((0.0, 0.002, 0.02)),
+        ),
+    )

@@ -1,0 +1,386 @@
+"""What is done to a cluster: each fault a value with a time, a length and a victim.
+
+A run's faults are drawn before it begins, so that a failing run can be tried again with fewer of them.
+A `Nemesis` draws faults of one kind; a scenario mixes them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from attrs import frozen
+
+from penncloud.simulation.cluster import Cluster, Settings
+
+
+class Fault(Protocol):
+    """`str()` of it says what it is. `begin` at `at_s`, `end` after `for_s` more."""
+
+    @property
+    def at_s(self) -> float: ...
+
+    @property
+    def for_s(self) -> float: ...
+
+    def begin(self, cluster: Cluster) -> None: ...
+
+    def end(self, cluster: Cluster) -> None: ...
+
+
+@frozen
+class Kill:
+    """SIGKILL; with `power` the machine, too."""
+
+    at_s: float
+    for_s: float
+    host: str
+    power: bool
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].kill(self.power)
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].start()
+
+
+@frozen
+class KillAll:
+    """All of these at once, as when the power of a rack fails."""
+
+    at_s: float
+    for_s: float
+    hosts: tuple[str, ...]
+
+    def begin(self, cluster: Cluster) -> None:
+        for name in self.hosts:
+            cluster.world.hosts[name].kill(power=True)
+
+    def end(self, cluster: Cluster) -> None:
+        for name in self.hosts:
+            cluster.world.hosts[name].start()
+
+
+@frozen
+class PowerCutAfter:
+    """The power goes in the middle of what the disk does: after so many operations from now."""
+
+    at_s: float
+    for_s: float
+    host: str
+    operations: int
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].disk.operations_left = self.operations
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].disk.operations_left = None
+
+
+@frozen
+class Restart:
+    """Stopped in order and started again."""
+
+    at_s: float
+    for_s: float
+    host: str
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].restart()
+
+    def end(self, cluster: Cluster) -> None:
+        """It comes back by itself."""
+
+
+@frozen
+class Pause:
+    """SIGSTOP, and SIGCONT in the end."""
+
+    at_s: float
+    for_s: float
+    host: str
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].pause()
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].resume()
+
+
+@frozen
+class Cut:
+    """Nothing gets from any of `sources` to any of `targets`; `both_ways` nor back."""
+
+    at_s: float
+    for_s: float
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    both_ways: bool
+
+    def _links(self) -> set[tuple[str, str]]:
+        there = {(a, b) for a in self.sources for b in self.targets}
+        return there | {(b, a) for a, b in there} if self.both_ways else there
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.network.cut |= self._links()
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.network.cut -= self._links()
+
+
+@frozen
+class SlowLink:
+    """Everything from `source` to `target` takes `by_s` seconds more."""
+
+    at_s: float
+    for_s: float
+    source: str
+    target: str
+    by_s: float
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.network.slow[self.source, self.target] = self.by_s
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.network.slow.pop((self.source, self.target), None)
+
+
+@frozen
+class Lossy:
+    """Segments everywhere have to be sent again at this rate."""
+
+    at_s: float
+    for_s: float
+    rate: float
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.network.quality.loss_rate = self.rate
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.network.quality.loss_rate = 0.0
+
+
+@frozen
+class Resets:
+    """Connections of a host break, `every_s` seconds one."""
+
+    at_s: float
+    for_s: float
+    host: str
+    every_s: float
+
+    def begin(self, cluster: Cluster) -> None:
+        self._break_one(cluster, cluster.world.timeline.now_s + self.for_s)
+
+    def _break_one(self, cluster: Cluster, until_s: float) -> None:
+        process = cluster.world.hosts[self.host].process
+        if process is not None and process.sockets:
+            cluster.world.network.chance.choice(list(process.sockets)).break_off()
+        if cluster.world.timeline.now_s + self.every_s < until_s:
+            cluster.world.timeline.after(self.every_s, self._break_one, cluster, until_s)
+
+    def end(self, cluster: Cluster) -> None:
+        """It has ended by itself."""
+
+
+@frozen
+class SlowDisk:
+    """Syncs take `factor` times as long."""
+
+    at_s: float
+    for_s: float
+    host: str
+    factor: float
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].disk.slowness = self.factor
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].disk.slowness = 1.0
+
+
+@frozen
+class FailSync:
+    """The next sync fails: the program has to end."""
+
+    at_s: float
+    for_s: float
+    host: str
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].disk.fail_next_sync = True
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].disk.fail_next_sync = False
+
+
+@frozen
+class FullDisk:
+    """There is no room on the disk."""
+
+    at_s: float
+    for_s: float
+    host: str
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].full(True)
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].full(False)
+
+
+@frozen
+class PowerCutWhileSlow:
+    """Syncs take `factor` times as long, then the power goes: much was under way.
+
+    It may go for those who wait, too: then nobody asks again, and what is lost stays lost.
+    """
+
+    at_s: float
+    for_s: float
+    host: str
+    factor: float
+    others: tuple[str, ...]
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].disk.slowness = self.factor
+
+    def end(self, cluster: Cluster) -> None:
+        host = cluster.world.hosts[self.host]
+        host.disk.slowness = 1.0
+        host.kill(power=True, back_in_s=0.1)
+        for name in self.others:
+            cluster.world.hosts[name].kill(power=True, back_in_s=0.1)
+
+
+@frozen
+class Who:
+    """The hosts of a run by name, for choosing victims."""
+
+    coordinators: tuple[str, ...]
+    storages: tuple[str, ...]
+    frontends: tuple[str, ...]
+    clients: tuple[str, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Who:
+        def names(role: str, count: int) -> tuple[str, ...]:
+            return tuple(f"{role}-{n + 1}" for n in range(count))
+
+        return cls(
+            names("coordinator", settings.coordinators),
+            names("storage", settings.storages),
+            names("http", settings.frontends),
+            names("client", settings.clients),
+        )
+
+    def server(self, chance: random.Random) -> str:
+        """Storage servers and coordinators alike; sometimes a frontend."""
+        roles = [self.storages, self.coordinators, self.frontends]
+        return chance.choice(chance.choices(roles, (6, 3, 1))[0])
+
+    def member(self, chance: random.Random) -> str:
+        """A server that has a disk."""
+        return chance.choice(chance.choices([self.storages, self.coordinators], (2, 1))[0])
+
+    @property
+    def everyone(self) -> tuple[str, ...]:
+        return self.coordinators + self.storages + self.frontends + self.clients
+
+
+Nemesis = Callable[[random.Random, Who, float], Fault]
+
+
+def _length(chance: random.Random) -> float:
+    """Mostly short, sometimes longer than every timeout."""
+    longest_s = chance.choice((0.3, 2.0, 2.0, 8.0))
+    return chance.uniform(0.05, longest_s)
+
+
+def kills(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return Kill(at_s, _length(chance), who.server(chance), chance.random() < 0.4)
+
+
+def client_kills(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return Kill(at_s, _length(chance), chance.choice(who.clients), chance.random() < 0.4)
+
+
+def blackouts(chance: random.Random, who: Who, at_s: float) -> Fault:
+    servers = who.storages + chance.choice(((), who.coordinators))
+    return KillAll(at_s, _length(chance), servers)
+
+
+def power_cuts_in_writes(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return PowerCutAfter(at_s, 5.0, who.member(chance), chance.randint(0, 40))
+
+
+def power_cuts_while_slow(chance: random.Random, who: Who, at_s: float) -> Fault:
+    factor = chance.choice((30, 300))
+    others = (chance.choice(who.clients),) if chance.random() < 0.5 else ()
+    return PowerCutWhileSlow(at_s, _length(chance), who.member(chance), factor, others)
+
+
+def restarts(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return Restart(at_s, 1.0, who.server(chance))
+
+
+def pauses(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return Pause(at_s, _length(chance), chance.choice(who.everyone))
+
+
+def cuts(chance: random.Random, who: Who, at_s: float) -> Fault:
+    everyone = list(who.everyone)
+    chance.shuffle(everyone)
+    size = chance.choice((1, 1, len(everyone) // 2))
+    sources, targets = tuple(sorted(everyone[:size])), tuple(sorted(everyone[size:]))
+    if chance.random() < 0.3:
+        targets = (chance.choice(targets),)
+    return Cut(at_s, _length(chance), sources, targets, chance.random() < 0.6)
+
+
+def slow_links(chance: random.Random, who: Who, at_s: float) -> Fault:
+    source, target = chance.sample(who.everyone, 2)
+    return SlowLink(at_s, _length(chance), source, target, chance.choice((0.02, 0.3, 2.0)))
+
+
+def losses(chance: random.Random, _who: Who, at_s: float) -> Fault:
+    return Lossy(at_s, _length(chance), chance.choice((0.01, 0.2)))
+
+
+def resets(chance: random.Random, who: Who, at_s: float) -> Fault:
+    every_s = chance.choice((0.01, 0.1, 0.5))
+    return Resets(at_s, _length(chance), chance.choice(who.everyone), every_s)
+
+
+def slow_disks(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return SlowDisk(at_s, _length(chance), who.member(chance), chance.choice((10, 100, 1000)))
+
+
+def failing_syncs(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return FailSync(at_s, _length(chance), who.member(chance))
+
+
+def full_disks(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return FullDisk(at_s, _length(chance), who.member(chance))
+
+
+def draw(
+    chance: random.Random,
+    who: Who,
+    nemeses: Sequence[Nemesis],
+    from_s: float,
+    to_s: float,
+) -> list[Fault]:
+    """The faults of one run: some of the nemeses, each with a weight, all at one rate."""
+    chosen = [nemesis for nemesis in nemeses if chance.random() < 0.5] or [chance.choice(nemeses)]
+    weights = [chance.uniform(0.1, 1) for _ in chosen]
+    pause_s = chance.choice((0.3, 1.0, 3.0))
+    faults: list[Fault] = []
+    at_s = from_s
+    while True:
+        at_s += chance.uniform(0, 2 * pause_s)
+        if at_s >= to_s:
+            return faults
+        nemesis = chance.choices(chosen, weights)[0]
+        faults.append(nemesis(chance, who, round(at_s, 6)))

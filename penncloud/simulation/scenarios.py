@@ -1,0 +1,75 @@
+"""The scenarios by name: `penncloud simulate --scenario NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from penncloud.simulation import faults
+from penncloud.simulation.cluster import Settings
+from penncloud.simulation.scenario import ClusterScenario, Scenario
+from penncloud.simulation.workloads import (
+    Appends,
+    Bank,
+    Counters,
+    Flags,
+    HotRegister,
+    Registers,
+    Watched,
+)
+
+_USERS: Final = (Registers, Counters, Bank, Appends, Watched, Flags)
+
+_SCENARIOS: Final = (
+    ClusterScenario(
+        "storage",
+        "one coordinator, three storage servers; programs and machines die, stop and come back",
+        _USERS,
+        (
+            faults.kills,
+            faults.client_kills,
+            faults.blackouts,
+            faults.power_cuts_in_writes,
+            faults.power_cuts_while_slow,
+            faults.restarts,
+            faults.pauses,
+            faults.cuts,
+            faults.slow_links,
+            faults.losses,
+            faults.resets,
+            faults.slow_disks,
+            faults.failing_syncs,
+            faults.full_disks,
+        ),
+    ),
+    ClusterScenario(
+        "network",
+        "the same cluster; only the network fails",
+        _USERS,
+        (faults.cuts, faults.slow_links, faults.losses, faults.resets, faults.pauses),
+    ),
+    ClusterScenario(
+        "disks",
+        "the same cluster; disks are slow, full, fail, and lose what was not synced",
+        _USERS,
+        (
+            faults.kills,
+            faults.blackouts,
+            faults.power_cuts_in_writes,
+            faults.power_cuts_while_slow,
+            faults.slow_disks,
+            faults.failing_syncs,
+            faults.full_disks,
+        ),
+    ),
+    ClusterScenario(
+        "hot",
+        "the same cluster; one cell for all, and the power goes while syncs take long",
+        (HotRegister,),
+        (faults.power_cuts_while_slow,),
+        Settings(clients=4),
+    ),
+    ClusterScenario("calm", "the same cluster; nothing fails", _USERS, ()),
+)
+
+SCENARIOS: Final[Mapping[str, Scenario]] = {scenario.name: scenario for scenario in _SCENARIOS}

@@ -1,0 +1,457 @@
+"""What users do with a cluster, and what they may expect of it.
+
+A workload is one way of using the cluster, by many users at the same time. `step` is one thing that a user
+does, `look` one that a reader does. `settle` is done once, when the troubles are over and all users have
+stopped; there everything has to work. `check` says what was wrong with what the users saw.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Final, TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from penncloud.client.directory import NoSuchNode
+from penncloud.client.table import (
+    AppendCell,
+    Conflict,
+    IfVersion,
+    PutCell,
+    Refused,
+    Unavailable,
+    appended,
+    scan_all,
+)
+from penncloud.simulation import linearizability
+from penncloud.simulation.cluster import Access
+from penncloud.simulation.history import History, Operation, Outcome
+from penncloud.simulation.linearizability import Undecided
+
+# How long an operation may take once everything is well again.
+SETTLE_S: Final = 30.0
+
+_T = TypeVar("_T")
+
+
+@define(eq=False)
+class User:
+    """One of those who use the cluster; `now_s` is the world's time."""
+
+    name: str
+    access: Access
+    chance: random.Random
+    now_s: Callable[[], float]
+    deadline_s: float
+    # What this user has last seen in a register.
+    seen: dict[str, bytes | None] = field(factory=dict)
+    written: int = 0
+
+    def unique(self) -> bytes:
+        """A value that nobody else writes."""
+        self.written += 1
+        return b"%s.%d" % (self.name.encode(), self.written)
+
+
+class Workload:
+    """See the module. `chance` is for what is the same for all users of a run."""
+
+    name: ClassVar[str]
+
+    def __init__(self, chance: random.Random) -> None:
+        self.history = History()
+        self.violations: list[str] = []
+        # What no verdict was found on.
+        self.undecided: list[str] = []
+
+    def join(self, user: User) -> None:
+        """A user's program has started."""
+
+    async def step(self, user: User) -> None:
+        raise NotImplementedError
+
+    async def look(self, user: User) -> None:
+        """What a user does who only reads, and so never waits for a slow disk."""
+
+    async def settle(self, user: User) -> None:
+        raise NotImplementedError
+
+    def check(self) -> list[str]:
+        """What is wrong, in words."""
+        raise NotImplementedError
+
+    def violated(self, what: str) -> None:
+        self.violations.append(f"{self.name}: {what}")
+
+    async def ask(
+        self, user: User, key: str, kind: str, arguments: tuple[Any, ...], asking: Awaitable[Any]
+    ) -> Operation:
+        """Do an operation and write down what became of it.
+
+        The result of a conflict is a tuple of the value that was there.
+        """
+        operation = self.history.begin(user.name, user.now_s(), key, kind, *arguments)
+        try:
+            result = await asking
+        except Conflict as conflict:
+            self.history.done(operation, (conflict.value,))
+        except Unavailable:
+            pass
+        except Refused as refused:
+            # The server's disk may be the reason; that the request is wrong may not.
+            if refused.code not in ("DISK", "DAMAGED", "FAILED"):
+                self.violated(f"{operation} was refused: {refused}")
+        else:
+            self.history.done(operation, result)
+        return operation
+
+    def counts(self) -> tuple[int, int]:
+        """Operations that were answered, and all."""
+        operations = self.history.operations
+        return sum(o.outcome is Outcome.DONE for o in operations), len(operations)
+
+
+async def settled(what: str, asking: Awaitable[_T]) -> _T:
+    """The result of something that has to work; raises NotLive."""
+    try:
+        return await asking
+    except (Unavailable, Refused) as error:
+        raise NotLive(f"{what}: {error}") from error
+
+
+class NotLive(Exception):
+    """Something does not work although all troubles are over."""
+
+
+class Registers(Workload):
+    """A few cells, read, written and compared by everybody: each has to be linearizable."""
+
+    name = "registers"
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self._keys = [f"register/{n}" for n in range(chance.choice((1, 3, 8)))]
+        self._reads = chance.choice((0.2, 0.5, 0.7))
+        self._puts = chance.choice((0.1, 0.3))
+
+    async def step(self, user: User) -> None:
+        key = user.chance.choice(self._keys)
+        roll = user.chance.random()
+        table, deadline_s = user.access.table, user.deadline_s
+        if roll < self._reads or key not in user.seen:
+            await self._get(user, key, deadline_s)
+            return
+        value = user.unique()
+        if user.chance.random() < 0.1:
+            value = value.ljust(200, b".")
+        row, expected = key.encode(), user.seen[key]
+        if roll < self._reads + self._puts or expected is None:
+            asking = table.put(row, b"v", value, deadline_s=deadline_s)
+            await self.ask(user, key, "put", (value,), _nothing(asking))
+            return
+        swapping = table.compare_and_put(row, b"v", expected, value, deadline_s=deadline_s)
+        done = await self.ask(user, key, "cput", (expected, value), _nothing(swapping))
+        user.seen[key] = done.result[0] if isinstance(done.result, tuple) else value
+
+    async def look(self, user: User) -> None:
+        await self._get(user, user.chance.choice(self._keys), user.deadline_s)
+
+    async def _get(self, user: User, key: str, deadline_s: float) -> Operation:
+        asking = user.access.table.get(key.encode(), b"v", deadline_s=deadline_s)
+        read = await self.ask(user, key, "get", (), _value(asking))
+        if read.outcome is Outcome.DONE:
+            user.seen[key] = read.result
+        return read
+
+    async def settle(self, user: User) -> None:
+        for key in self._keys:
+            value = user.unique()
+            operation = self.history.begin(user.name, user.now_s(), key, "put", value)
+            writing = user.access.table.put(key.encode(), b"v", value, deadline_s=SETTLE_S)
+            await settled(f"put {key}", writing)
+            self.history.done(operation)
+            if (await self._get(user, key, SETTLE_S)).outcome is not Outcome.DONE:
+                raise NotLive(f"get {key}")
+
+    def check(self) -> list[str]:
+        for key, operations in self.history.by_key().items():
+            useful = linearizability.without_traceless(operations)
+            try:
+                found = linearizability.check(useful, linearizability.register, None)
+            except Undecided as undecided:
+                self.undecided.append(f"{self.name}: {key}: {undecided}")
+            else:
+                if found is not None:
+                    self.violated(f"{key} is not linearizable: {found}")
+        return self.violations
+
+
+class HotRegister(Registers):
+    """One cell for all."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self._keys = self._keys[:1]
+
+
+class Counters(Workload):
+    """Cells that hold a number, which everybody raises by compare-and-put."""
+
+    name = "counters"
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self._keys = [f"counter/{n}" for n in range(chance.choice((1, 4)))]
+        self._final: dict[str, int] = {}
+
+    async def step(self, user: User) -> None:
+        key = user.chance.choice(self._keys)
+        row, deadline_s, table = key.encode(), user.deadline_s, user.access.table
+        try:
+            cell = await table.get(row, b"n", deadline_s=deadline_s)
+        except (Unavailable, Refused):
+            return
+        if cell is None:
+            adding = table.put_if_version(row, b"n", 0, b"1", deadline_s=deadline_s)
+        else:
+            more = b"%d" % (int(cell.value) + 1)
+            adding = table.compare_and_put(row, b"n", cell.value, more, deadline_s=deadline_s)
+        await self.ask(user, key, "add", (), _nothing(adding))
+
+    async def settle(self, user: User) -> None:
+        for key in self._keys:
+            reading = user.access.table.get(key.encode(), b"n", deadline_s=SETTLE_S)
+            cell = await settled(f"get {key}", reading)
+            self._final[key] = int(cell.value) if cell is not None else 0
+
+    def check(self) -> list[str]:
+        by_key = self.history.by_key()
+        for key, final in self._final.items():
+            adds = by_key.get(key, [])
+            done = sum(add.outcome is Outcome.DONE and add.result is None for add in adds)
+            open_ = sum(add.outcome is Outcome.UNKNOWN for add in adds)
+            if not done <= final <= done + open_:
+                self.violated(f"{key} is {final} after {done} additions and {open_} perhaps")
+        return self.violations
+
+
+class Bank(Workload):
+    """Accounts in one row, between which money is moved: there is always the same amount of it."""
+
+    name = "bank"
+
+    _ROW = b"bank"
+    _ACCOUNTS = tuple(b"account/%d" % n for n in range(5))
+    _EACH = 100
+
+    async def step(self, user: User) -> None:
+        table, deadline_s = user.access.table, user.deadline_s
+        try:
+            cells = (await table.scan(self._ROW, deadline_s=deadline_s)).cells
+        except (Unavailable, Refused):
+            return
+        if not cells:
+            opening = [IfVersion(account, 0) for account in self._ACCOUNTS]
+            filling = [PutCell(account, b"%d" % self._EACH) for account in self._ACCOUNTS]
+            asking = table.mutate(self._ROW, (*opening, *filling), deadline_s=deadline_s)
+            await self.ask(user, "bank", "open", (), asking)
+            return
+        self._audit(user, [int(cell.value) for cell in cells])
+        source, target = user.chance.sample(cells, 2)
+        amount = user.chance.randint(0, max(0, int(source.value)))
+        moving = (
+            IfVersion(source.col, source.version),
+            IfVersion(target.col, target.version),
+            PutCell(source.col, b"%d" % (int(source.value) - amount)),
+            PutCell(target.col, b"%d" % (int(target.value) + amount)),
+        )
+        asking = table.mutate(self._ROW, moving, deadline_s=deadline_s)
+        await self.ask(user, "bank", "move", (amount,), asking)
+
+    async def look(self, user: User) -> None:
+        try:
+            page = await user.access.table.scan(self._ROW, deadline_s=user.deadline_s)
+        except (Unavailable, Refused):
+            return
+        if page.cells:
+            self._audit(user, [int(cell.value) for cell in page.cells])
+
+    def _audit(self, user: User, amounts: list[int]) -> None:
+        if len(amounts) != len(self._ACCOUNTS) or sum(amounts) != self._EACH * len(amounts):
+            self.violated(f"{user.name} saw {amounts} at {user.now_s():.3f} s")
+
+    async def settle(self, user: User) -> None:
+        page = await settled("scan bank", user.access.table.scan(self._ROW, deadline_s=SETTLE_S))
+        if page.cells:
+            self._audit(user, [int(cell.value) for cell in page.cells])
+        elif any(
+            o.outcome is Outcome.DONE and isinstance(o.result, int) for o in self.history.operations
+        ):
+            self.violated("the accounts are gone")
+
+    def check(self) -> list[str]:
+        return self.violations
+
+
+class Appends(Workload):
+    """A log to which everybody appends: each entry stands in it exactly once, in order."""
+
+    name = "appends"
+
+    _ROW = b"log"
+    _PREFIX = b"entry/"
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self._pad = chance.choice((0, 0, 1000, 5000))
+        self._final: list[tuple[bytes, bytes]] = []
+
+    async def step(self, user: User) -> None:
+        value = user.unique()
+        padded = value + b" " + b"." * user.chance.randint(0, self._pad)
+        asking = user.access.table.mutate(
+            self._ROW, [AppendCell(self._PREFIX, padded)], deadline_s=user.deadline_s
+        )
+        await self.ask(user, "log", "append", (value,), asking)
+
+    async def settle(self, user: User) -> None:
+        # Not scan_all: its pages have the usual deadline, which is shorter.
+        cells = await settled("scan log", scan_all(user.access.table, self._ROW, self._PREFIX))
+        self._final = [(cell.col, cell.value.partition(b" ")[0]) for cell in cells]
+
+    def check(self) -> list[str]:
+        columns: dict[bytes, list[bytes]] = {}
+        for col, value in self._final:
+            columns.setdefault(value, []).append(col)
+        newest = -1
+        for operation in self.history.operations:
+            value = operation.arguments[0]
+            found = columns.pop(value, [])
+            if len(found) > 1:
+                self.violated(f"{operation} stands there {len(found)} times")
+            elif operation.outcome is Outcome.DONE:
+                expected = appended(self._PREFIX, operation.result)
+                if found != [expected]:
+                    self.violated(f"{operation}: there is {found} instead of {expected!r}")
+        for value, found in columns.items():
+            self.violated(f"nobody appended {value!r}, which is at {found}")
+        done = [o for o in self.history.operations if o.outcome is Outcome.DONE]
+        events = [(o.invoked, 0, o) for o in done] + [(o.returned or 0, 1, o) for o in done]
+        after: dict[int, int] = {}
+        for _, ends, operation in sorted(events, key=lambda event: event[:2]):
+            if ends:
+                newest = max(newest, operation.result)
+                if operation.result <= after[id(operation)]:
+                    self.violated(f"{operation} stands before one that was answered before")
+            else:
+                after[id(operation)] = newest
+        return self.violations
+
+
+class Watched(Workload):
+    """A row that everybody watches: whoever watches has seen the last value a while after it."""
+
+    name = "watched"
+
+    _ROW = b"watched"
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(chance)
+        self._seen: dict[str, bytes | None] = {}
+        self._calls = 0
+
+    def join(self, user: User) -> None:
+        # A killed program watches no more; the next one on that host takes its place.
+        client = user.name.partition("/")[0]
+        user.access.table.watch(self._ROW, lambda _: self._changed(client, user))
+
+    def _changed(self, client: str, user: User) -> None:
+        self._calls += 1
+        reading = Deferred.fromCoroutine(self._read(client, user))
+        reading.addErrback(lambda failure: failure.trap(Unavailable, Refused) and None)
+
+    async def _read(self, client: str, user: User) -> None:
+        cell = await user.access.table.get(self._ROW, b"v", deadline_s=SETTLE_S)
+        self._seen[client] = None if cell is None else cell.value
+
+    async def step(self, user: User) -> None:
+        asking = user.access.table.put(self._ROW, b"v", user.unique(), deadline_s=user.deadline_s)
+        await self.ask(user, "watched", "put", (), asking)
+
+    async def settle(self, user: User) -> None:
+        last = user.unique()
+        await settled(
+            "put watched", user.access.table.put(self._ROW, b"v", last, deadline_s=SETTLE_S)
+        )
+        clock = user.access.environment.reactor
+        for _ in range(60):
+            if all(seen == last for seen in self._seen.values()):
+                return
+            await deferLater(clock, 0.5)
+        blind = sorted(client for client, seen in self._seen.items() if seen != last)
+        raise NotLive(f"{', '.join(blind)} did not hear of the last change of a watched row")
+
+    def check(self) -> list[str]:
+        return self.violations
+
+
+class Flags(Workload):
+    """A frontend that administrators enable and disable: what the coordinator confirmed stays."""
+
+    name = "flags"
+
+    _NODE = "http-1"
+
+    async def step(self, user: User) -> None:
+        directory = user.access.directory
+        if user.chance.random() < 0.5:
+            await self._get(user)
+            return
+        enabled = user.chance.random() < 0.5
+        try:
+            await self.ask(
+                user, "enabled", "put", (enabled,), directory.set_enabled(self._NODE, enabled)
+            )
+        except NoSuchNode:
+            self.history.failed(self.history.operations[-1])
+
+    async def look(self, user: User) -> None:
+        await self._get(user)
+
+    async def _get(self, user: User) -> Operation:
+        return await self.ask(user, "enabled", "get", (), self._look(user))
+
+    async def _look(self, user: User) -> bool:
+        """As long as nobody has disabled it, a frontend is enabled, even before it is known."""
+        view = await user.access.directory.view()
+        return all(node.enabled for node in view.nodes if node.id == self._NODE)
+
+    async def settle(self, user: User) -> None:
+        clock = user.access.environment.reactor
+        until_s = clock.seconds() + SETTLE_S
+        while (await self._get(user)).outcome is not Outcome.DONE:
+            if clock.seconds() > until_s:
+                raise NotLive("the directory does not answer")
+            await deferLater(clock, 0.2)
+
+    def check(self) -> list[str]:
+        try:
+            found = linearizability.check(self.history.operations, linearizability.register, True)
+        except Undecided as undecided:
+            self.undecided.append(f"{self.name}: {undecided}")
+        else:
+            if found is not None:
+                self.violated(f"enabled is not linearizable: {found}")
+        return self.violations
+
+
+async def _nothing(asking: Awaitable[object]) -> None:
+    await asking
+
+
+async def _value(asking: Awaitable[Any]) -> bytes | None:
+    cell = await asking
+    return None if cell is None else cell.value
