@@ -302,6 +302,22 @@ def kills(chance: random.Random, who: Who, at_s: float) -> Fault:
     return Kill(at_s, _length(chance), who.server(chance), chance.random() < 0.4)
 
 
+def coordinator_kills(chance: random.Random, who: Who, at_s: float) -> Fault:
+    victim = chance.choice(who.coordinators)
+    return Kill(at_s, _length(chance), victim, chance.random() < 0.4)
+
+
+def coordinator_pauses(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return Pause(at_s, _length(chance), chance.choice(who.coordinators))
+
+
+def coordinator_cuts(chance: random.Random, who: Who, at_s: float) -> Fault:
+    """One coordinator from the others, in one direction or both; servers still reach it."""
+    victim = chance.choice(who.coordinators)
+    others = tuple(name for name in who.coordinators if name != victim)
+    return Cut(at_s, _length(chance), (victim,), others, chance.random() < 0.6)
+
+
 def client_kills(chance: random.Random, who: Who, at_s: float) -> Fault:
     return Kill(at_s, _length(chance), chance.choice(who.clients), chance.random() < 0.4)
 

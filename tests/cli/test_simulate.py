@@ -30,12 +30,12 @@ class SimulateTests(SynchronousTestCase):
     def test_failing(self) -> None:
         """A failing seed is named with its violation and the command that plays it."""
         code, out, _ = simulate(
-            *("--scenario", "storage", "--from", "3", "--seeds", "1", "--jobs", "1"),
+            *("--scenario", "storage", "--from", "4", "--seeds", "1", "--jobs", "1"),
             *("--break", "answer-when-durable"),
         )
         self.assertEqual(code, 1)
-        self.assertIn("FAILED scenario storage, seed 3", out)
-        self.assertIn("penncloud simulate --scenario storage --from 3 --faults", out)
+        self.assertIn("FAILED scenario storage, seed 4", out)
+        self.assertIn("penncloud simulate --scenario storage --from 4 --faults", out)
         self.assertIn("--break answer-when-durable --trace", out)
 
     def test_usage(self) -> None:
