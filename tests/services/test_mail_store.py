@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from penncloud.client.table import Unavailable
-from penncloud.services.mail.bodies import INLINE_BYTES, NoSuchMessage
+from penncloud.services.mail.bodies import INLINE_BYTES, BodyWriter, NoSuchMessage
 from penncloud.services.mail.compose import Attachment, BadHeader, compose, headers
 from penncloud.services.mail.mailbox import Filing, NoSuchEntry
 from penncloud.services.mail.mime import content, parse, text
@@ -240,6 +241,19 @@ class OutboxTests(TestCase):
         with self.assertRaises(TooLarge):
             await self.world.outbox.send("t", out)
         self.assertEqual(self.world.rows(b""), [])
+
+    async def test_nobody_waits_for_the_clearing(self) -> None:
+        """That a message was refused is said at once, also where removing its beginning takes long."""
+
+        async def endless(writer: BodyWriter) -> None:
+            await Deferred()
+
+        self.patch(BodyWriter, "abort", endless)
+        self.world.outbox.max_bytes = 0
+        sending = Deferred.fromCoroutine(
+            self.world.outbox.send("t", self.world.outgoing("bob@penncloud"))
+        )
+        self.failureResultOf(sending, TooLarge)
 
     async def test_crash_after_the_commit(self) -> None:
         """Whatever write fails, a retry or another node completes the message, and only once.

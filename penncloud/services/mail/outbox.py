@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 from attrs import define, frozen
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
@@ -69,6 +71,8 @@ class Outgoing:
 class Outbox:
     """Submissions. `max_bytes` bounds one message."""
 
+    _log = Logger()
+
     _environment: Environment
     _bodies: Bodies
     _post: PostOffice
@@ -106,7 +110,10 @@ class Outbox:
                 if writer.size > self.max_bytes:
                     raise TooLarge("the message is larger than allowed")
         except BaseException:
-            await writer.abort()
+            # The sender is told at once: when the store is away, clearing up may take its deadlines again.
+            Deferred.fromCoroutine(writer.abort()).addErrback(
+                lambda failure: self._log.failure("a message was not removed", failure)
+            )
             raise
         await writer.finish(holders)
         now = self._environment.now()
