@@ -1,0 +1,84 @@
+"""What a primary knows of one other replica.
+
+`probe`: the place where the logs agree is not known, one PREP at a time looks for it. `replicate`: it is
+known; PREPs are pipelined and `next` runs ahead of `acked`. `checkpoint`: the log does not reach back to
+it. `refused`: it said that it cannot keep anything, or has lost what it had promised to keep.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Literal
+
+from attrs import define, field
+
+
+@define(eq=False)
+class Peer:
+    """One member or learner. `acked` counts only in this primary's time, so it begins at 0."""
+
+    id: str
+    member: bool
+    next: int
+    heard_at: float
+    # Of the process that registered as a learner.
+    incarnation: int = 0
+    state: Literal["probe", "replicate", "checkpoint", "refused"] = "probe"
+    acked: int = 0
+    # The coordinators take it for dead, and it has not been heard of here since.
+    suspected: bool = False
+    lease_until: float = float("-inf")
+    round: int = 0
+    probe_sent: bool = False
+    committed_sent: int = 0
+    # Since when it has had to keep something without getting further.
+    behind_since: float | None = None
+    offered_at: float = float("-inf")
+    checkpoint_version: int = 0
+    _in_flight: deque[int] = field(factory=deque)
+
+    def may_send(self, window: int) -> bool:
+        """Whether entries may be sent now."""
+        if self.state == "probe":
+            return not self.probe_sent
+        return self.state == "replicate" and len(self._in_flight) < window
+
+    def sent(self, last: int) -> None:
+        """A PREP with entries up to `last` is on its way."""
+        if self.state == "replicate":
+            self.next = last + 1
+            self._in_flight.append(last)
+        else:
+            self.probe_sent = True
+
+    def advanced(self, version: int, now: float, last: int) -> None:
+        """It has everything up to `version`; the primary's log ends at `last`."""
+        if version > self.acked or version == last:
+            self.behind_since = None
+        self.acked = max(self.acked, version)
+        if self.state != "replicate":
+            self.state = "replicate"
+            self._in_flight.clear()
+            self.next = version + 1
+        self.next = max(self.next, self.acked + 1)
+        while self._in_flight and self._in_flight[0] <= version:
+            self._in_flight.popleft()
+        if version < last and self.behind_since is None:
+            self.behind_since = now
+
+    def look_from(self, next_version: int) -> None:
+        """The logs may differ from here on."""
+        self.state = "probe"
+        self.probe_sent = False
+        self._in_flight.clear()
+        self.next = next_version
+
+    def reconnected(self) -> None:
+        """Everything that was on its way is lost."""
+        if self.state in ("probe", "replicate"):
+            self.look_from(min(self.next, self.acked + 1) if self.acked else self.next)
+
+    def needs_checkpoint(self, version: int) -> None:
+        self.state = "checkpoint"
+        self.checkpoint_version = version
+        self._in_flight.clear()

@@ -1,0 +1,186 @@
+"""Single replicas, message by message: what random histories rarely reach, and the edges of the interface."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from penncloud.placement.successor import choose_successor
+from penncloud.replication.lease import LeaseTimes
+from penncloud.replication.messages import Ack, Configuration, Prep, Ready, Reason, Reject, Tip
+from penncloud.replication.primary import Refused
+from penncloud.replication.replica import Replica
+from penncloud.replication.state import Durable, Options, nothing_broken
+from tests.replication.application import Operation, noop
+
+MEMBERS = ("a", "b", "c")
+
+
+def work(replica: Replica) -> list[Ready]:
+    """Do everything; returns what was done."""
+    done = []
+    while (ready := replica.ready()) is not None:
+        replica.advance(ready)
+        done.append(ready)
+    return done
+
+
+def write(version: int, cfg: int) -> Operation:
+    return Operation(version, cfg, version, 0, version, (version, 0))
+
+
+class PrimaryTests(SynchronousTestCase):
+    """A primary, and acknowledgements by hand."""
+
+    def primary(self, cfg: int, rule: str = "", options: Options | None = None) -> Replica:
+        broken = (lambda asked: asked == rule) if rule else nothing_broken
+        durable = Durable(1, False, cfg - 1)
+        replica = Replica("a", 1, durable, noop, 0.0, options=options, broken=broken)
+        replica.configure(Configuration(1, cfg, "a", MEMBERS, 1), 0.0)
+        work(replica)
+        replica.tick(0.6)
+        work(replica)
+        return replica
+
+    def ack(self, replica: Replica, sender: str, cfg: int, version: int) -> None:
+        replica.step(Ack(sender, "a", 1, cfg, version, 0.6, 1), 0.6)
+        work(replica)
+
+    def test_commits_with_every_ack(self) -> None:
+        """The no-op of the takeover needs both others; then the replica serves."""
+        replica = self.primary(3)
+        self.ack(replica, "b", 3, 1)
+        self.assertEqual((replica.committed, replica.role), (0, "taking over"))
+        self.ack(replica, "c", 3, 1)
+        self.assertEqual((replica.committed, replica.role), (1, "primary"))
+
+    def test_acks_of_an_earlier_life_do_not_count(self) -> None:
+        """An ACK of a cfg before the takeover may be for a log that was cut since."""
+        replica = self.primary(3)
+        self.ack(replica, "b", 3, 1)
+        self.ack(replica, "c", 1, 40)
+        self.assertEqual(replica.committed, 0)
+
+    def test_mutant_acks_since_takeover(self) -> None:
+        """Without that rule the same messages commit what c does not have."""
+        replica = self.primary(3, "acks-since-takeover")
+        self.ack(replica, "b", 3, 1)
+        self.ack(replica, "c", 1, 40)
+        self.assertEqual(replica.committed, 1)
+
+    def look_before_takeover(self, rule: str) -> bool:
+        """A ticket from before the takeover, and every lease at the check."""
+        broken = (lambda asked: asked == rule) if rule else nothing_broken
+        replica = Replica("a", 1, Durable(1, False, 2), noop, 0.0, broken=broken)
+        ticket = replica.read_ticket()
+        replica.configure(Configuration(1, 3, "a", MEMBERS, 1), 0.0)
+        work(replica)
+        replica.tick(0.6)
+        work(replica)
+        self.ack(replica, "b", 3, 1)
+        self.ack(replica, "c", 3, 1)
+        self.assertTrue(replica.may_read(replica.read_ticket(), 0.7))
+        answered = replica.may_read(ticket, 0.7)
+        self.assertFalse(replica.may_read(replica.read_ticket(), 1.1), "the leases are over")
+        return answered
+
+    def test_read_ticket(self) -> None:
+        """What was seen before the takeover is not answered, though every lease holds afterwards."""
+        self.assertFalse(self.look_before_takeover(""))
+
+    def test_mutant_read_ticket(self) -> None:
+        """Without that rule it would be."""
+        self.assertTrue(self.look_before_takeover("read-ticket"))
+
+    def test_window(self) -> None:
+        """What is prepared and not committed is bounded: beyond, a write is refused."""
+        replica = self.primary(3, options=Options(max_in_flight=2))
+        self.ack(replica, "b", 3, 1)
+        self.ack(replica, "c", 3, 1)
+        replica.propose(write(2, 3), 0.6)
+        replica.propose(write(3, 3), 0.6)
+        self.assertRaises(Refused, replica.propose, write(4, 3), 0.6)
+        self.assertRaises(ValueError, self.primary_serving().propose, write(9, 3), 0.6)
+
+    def primary_serving(self) -> Replica:
+        replica = self.primary(3)
+        self.ack(replica, "b", 3, 1)
+        self.ack(replica, "c", 3, 1)
+        return replica
+
+    def test_stale(self) -> None:
+        """REJECT(STALE) of a higher cfg ends it, and whoever waits is told UNKNOWN."""
+        replica = self.primary_serving()
+        replica.step(Reject("b", "a", 1, 4, Reason.STALE, 1, 0), 0.7)
+        done = work(replica)
+        self.assertTrue(done[0].stepped_down and done[0].ask)
+        self.assertEqual(replica.read_ticket(), 0)
+
+    def test_disk_full(self) -> None:
+        """A primary whose disk has no room gives up, and tells the coordinators with its tip."""
+        replica = self.primary_serving()
+        replica.propose(write(2, 3), 0.6)
+        replica.ready()
+        replica.refuse()
+        self.assertTrue(work(replica)[0].stepped_down)
+        self.assertEqual((replica.tip.eligible, replica.tip.declined), (False, 3))
+        self.assertEqual(replica.prepared, 1)
+        replica.room_again()
+        self.assertTrue(replica.tip.eligible)
+
+    def test_same_configuration_after_a_restart(self) -> None:
+        """A configuration made for an earlier process is not acted on."""
+        replica = Replica("a", 1, Durable(2, False, 3), noop, 0.0)
+        replica.configure(Configuration(1, 4, "a", MEMBERS, 1), 0.0)
+        self.assertEqual(replica.role, "secondary")
+
+
+class SecondaryTests(SynchronousTestCase):
+    """A member, and PREPs by hand."""
+
+    def prep(
+        self, cfg: int, prev: tuple[int, int], *entries: Operation, committed: int = 0
+    ) -> Prep:
+        return Prep("a", "b", 1, cfg, *prev, entries, committed, 1.0, 1, 0)
+
+    def test_committed_conflict(self) -> None:
+        """A PREP that contradicts what is committed stops the replica with an alarm."""
+        replica = Replica("b", 1, Durable(1, False), noop, 0.0)
+        replica.step(self.prep(1, (0, 0), write(1, 1)), 0.0)
+        work(replica)
+        replica.step(self.prep(1, (1, 1), committed=1), 0.1)
+        work(replica)
+        self.assertEqual(replica.committed, 1)
+        replica.step(Prep("c", "b", 1, 2, 0, 0, (write(1, 2),), 0, 1.0, 1, 0), 0.2)
+        work(replica)
+        self.assertIn("committed", replica.alarm)
+        self.assertFalse(replica.tip.eligible)
+
+    def test_ack_waits_for_the_disk(self) -> None:
+        """The ACK of entries is among what is sent after the sync, behind the seal."""
+        replica = Replica("b", 1, Durable(1, False), noop, 0.0)
+        replica.step(self.prep(1, (0, 0), write(1, 1)), 0.0)
+        ready = replica.ready()
+        assert ready is not None
+        self.assertEqual((ready.seal, len(ready.entries), ready.prompt), (1, 1, ()))
+        self.assertIsInstance(ready.messages[0], Ack)
+
+    def test_lease_times(self) -> None:
+        """A lease that could outlive its promise on slow and fast clocks is refused."""
+        self.assertRaises(ValueError, LeaseTimes, 0.48, 0.5, 0.05)
+
+
+class SuccessorTests(SynchronousTestCase):
+    """Who follows a primary."""
+
+    def test_highest_tip_of_the_able_members(self) -> None:
+        """By (entry_cfg, version), among members that are live and have their state."""
+        tips = {
+            "b": Tip(1, 2, 10, True, 0),
+            "c": Tip(4, 3, 7, True, 0),
+            "d": Tip(1, 9, 99, True, 0),
+            "a": Tip(1, 5, 99, False, 0),
+        }
+        found = choose_successor(("a", "b", "c"), tips)
+        assert found is not None
+        self.assertEqual((found.primary, found.incarnation), ("c", 4))
+        self.assertIsNone(choose_successor(("a",), tips))
