@@ -105,6 +105,8 @@ class Store:
         disk.makedirs(LOG)
         disk.makedirs(TABLES)
         await disk.sync_dir("")
+        # The manifest says that the directories are there: they have to be on the disk before it.
+        await disk.sync_dir(ROOT)
         await disk.replace(MANIFEST, encode_manifest(self.manifest))
 
     def _remove_strays(self) -> None:

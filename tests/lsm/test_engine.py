@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.lsm.errors import NewerFormat, NoSuchTablet, StoreDamaged, TabletDamaged
@@ -22,6 +23,16 @@ class EngineTests(SynchronousTestCase):
         self.assertEqual(self.machine.open(), {})
         self.engine = self.machine.engine
         self.machine.run(self.engine.create_tablet(1, 0, HASH_SPACE))
+
+    def test_first_start_interrupted(self) -> None:
+        """Whenever the power goes during the very first start, the next one succeeds."""
+        for seed in range(20):
+            for halves in range(12):
+                machine = Machine(seed)
+                Deferred.fromCoroutine(machine.engine.open())
+                for _ in range(halves):
+                    machine.clock.advance(0.0005)
+                self.assertEqual(machine.reopen(crash=True), {}, f"{seed}, {halves} half ms")
 
     def test_get(self) -> None:
         """A committed cell has the value and version of its last write; others are missing."""
