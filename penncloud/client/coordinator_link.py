@@ -115,8 +115,9 @@ class CoordinatorDirectory:
 
     async def set_enabled(self, node_id: str, enabled: bool) -> None:
         """See `Directory`; raises NoSuchNode, and Refused for a server that is no http server."""
+        request = self._environment.entropy(12).hex()
         try:
-            await self._ask(EnableNode(node_id, enabled), Enabled)
+            await self._ask(EnableNode(node_id, enabled, request), Enabled)
         except Refusal as refusal:
             if refusal.code == "NO_SUCH_NODE":
                 raise NoSuchNode(refusal.text) from refusal

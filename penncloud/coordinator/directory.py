@@ -66,7 +66,8 @@ class DirectoryServer:
         return self._observer().cluster(self._clock.seconds())
 
     async def _enable(self, connection: RpcProtocol, message: EnableNode) -> Enabled:
-        command = SetEnabled(self._environment.now(), message.id, message.enabled)
+        now = self._environment.now()
+        command = SetEnabled(now, message.id, message.enabled, message.request)
         result = await decided(self._decisions.propose(command))
         if isinstance(result, Rejected):
             raise Refusal(result.code, result.text)

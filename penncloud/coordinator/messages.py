@@ -63,10 +63,14 @@ class ViewCluster(msgspec.Struct, tag="view-cluster", frozen=True):
 
 
 class EnableNode(msgspec.Struct, tag="enable-node", frozen=True):
-    """Call, answered with Enabled once it is durable. Refusals: NO_SUCH_NODE, WRONG_ROLE."""
+    """Call, answered with Enabled once it is durable. Refusals: NO_SUCH_NODE, WRONG_ROLE.
+
+    `request` is the same in every repetition, and no other's: it is carried out once.
+    """
 
     id: str
     enabled: bool
+    request: str = ""
 
 
 class Enabled(msgspec.Struct, tag="enabled", frozen=True):

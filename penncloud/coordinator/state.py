@@ -22,6 +22,8 @@ from penncloud.rpc.registration import Identity
 
 # Of the audit trail the latest entries are kept.
 MAX_AUDIT_ENTRIES: Final = 1000
+# Requests remembered: far more than are repeated within the deadline of a call.
+MAX_REQUESTS: Final = 1000
 
 # -- state ---------------------------------------------------------------------------------------
 
@@ -63,6 +65,8 @@ class State(msgspec.Struct):
     nodes: dict[str, NodeRecord] = {}
     tablets: dict[int, TabletRecord] = {}
     audit: list[AuditEntry] = []
+    # Changes by administrators that were carried out, by their request; the oldest first.
+    requests: dict[str, None] = {}
 
 
 class _Snapshot(msgspec.Struct, frozen=True):
@@ -74,6 +78,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
     nodes: list[NodeRecord]
     tablets: list[TabletRecord]
     audit: list[AuditEntry]
+    requests: list[str] = []
 
 
 # -- commands ------------------------------------------------------------------------------------
@@ -101,9 +106,12 @@ class ForgetCoordinator(msgspec.Struct, tag="forget-coordinator", frozen=True):
 
 
 class SetEnabled(msgspec.Struct, tag="set-enabled", frozen=True):
+    """`request` names the wish of an administrator: one that was sent again is not carried out again."""
+
     at: float
     id: str
     enabled: bool
+    request: str = ""
 
 
 class CreateTablets(msgspec.Struct, tag="create-tablets", frozen=True):
@@ -185,7 +193,9 @@ class StateMachine:
         state = self.state
         nodes = [state.nodes[node_id] for node_id in sorted(state.nodes)]
         tablets = [state.tablets[number] for number in sorted(state.tablets)]
-        snapshot = _Snapshot(state.term, state.map_version, nodes, tablets, state.audit)
+        snapshot = _Snapshot(
+            state.term, state.map_version, nodes, tablets, state.audit, list(state.requests)
+        )
         return _ENCODER.encode(snapshot)
 
     def restore(self, snapshot: bytes) -> None:
@@ -204,6 +214,7 @@ class StateMachine:
             {record.node.id: record for record in found.nodes},
             {record.id: record for record in found.tablets},
             found.audit,
+            dict.fromkeys(found.requests),
         )
 
     @property
@@ -253,6 +264,13 @@ class StateMachine:
             return Rejected("NO_SUCH_NODE", f"there is no server {command.id}")
         if known.node.role != "http":
             return Rejected("WRONG_ROLE", f"{command.id} is no http server: it is given no clients")
+        requests = self.state.requests
+        if command.request:
+            if command.request in requests:
+                return Applied()
+            requests[command.request] = None
+            if len(requests) > MAX_REQUESTS:
+                del requests[next(iter(requests))]
         change: dict[str, Any] = {"enabled": command.enabled}
         self.state.nodes[command.id] = msgspec.structs.replace(known, **change)
         self._audit(command.at, f"{command.id} {'enabled' if command.enabled else 'disabled'}")

@@ -36,6 +36,8 @@ CALM_S: Final = 2.0
 STOP_S: Final = 30.0
 # After that everything has to work: bound of the whole of `settle`.
 SETTLED_WITHIN_S: Final = 120.0
+# Different errors of programs that are reported of one run.
+MAX_ERRORS: Final = 5
 
 
 @frozen
@@ -276,7 +278,9 @@ class _Run:
         if not result.violations:
             for workload in self._workloads:
                 result.violations.extend(workload.check())
-        result.violations.extend(f"internal error: {error}" for error in world.errors)
+        # Once each: a server that cannot start tries again and again.
+        errors = list(dict.fromkeys(world.errors))[:MAX_ERRORS]
+        result.violations.extend(f"internal error: {error}" for error in errors)
         hosts = self._cluster.hosts
         result.counts |= {
             "operations": sum(workload.counts()[1] for workload in self._workloads),

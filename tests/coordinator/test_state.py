@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.coordinator.state import (
     MAX_AUDIT_ENTRIES,
+    MAX_REQUESTS,
     Applied,
     BeginTerm,
     Command,
@@ -148,6 +149,24 @@ class CommandTests(SynchronousTestCase):
         subject.apply(RegisterNode(10.0, moved, 8))
         record = subject.state.nodes["http-1"]
         self.assertEqual((record.enabled, record.node.port), (False, 8099))
+
+    def test_enabling_again_is_not_done_again(self) -> None:
+        """A repetition that comes late does not undo what was changed in between."""
+        subject = machine(SetEnabled(9.0, "http-1", False, "request-1"))
+        subject.apply(SetEnabled(10.0, "http-1", True, "request-2"))
+        restored = StateMachine()
+        restored.restore(subject.snapshot())
+        for each in (subject, restored):
+            late = each.apply(SetEnabled(11.0, "http-1", False, "request-1"))
+            self.assertIsInstance(late, Applied)
+            self.assertTrue(each.state.nodes["http-1"].enabled)
+
+    def test_remembered_requests_are_bounded(self) -> None:
+        """The oldest requests are forgotten."""
+        subject = machine()
+        for number in range(MAX_REQUESTS + 10):
+            subject.apply(SetEnabled(9.0, "http-1", False, f"request-{number}"))
+        self.assertEqual(len(subject.state.requests), MAX_REQUESTS)
 
     def test_enable_refused(self) -> None:
         """Only http servers that are known can be enabled."""

@@ -72,8 +72,8 @@ class SeedTests(RunCase):
             answered += result.counts["answered during trouble"]
             troubles += result.counts["faults"]
         # Runs in which nothing happened would show nothing.
-        self.assertGreater(answered, 100)
-        self.assertGreater(troubles, 10)
+        self.assertGreater(answered, 30)
+        self.assertGreater(troubles, 5)
 
     def test_storage(self) -> None:
         """Programs and machines die, networks and disks fail."""
@@ -82,6 +82,15 @@ class SeedTests(RunCase):
     def test_network(self) -> None:
         """Only the network fails."""
         self.clean("network", range(4))
+
+    def test_coordinators(self) -> None:
+        """Three coordinators die, stop and are cut off.
+
+        12: a change by an administrator that was sent again undid a later one. 38: the power went
+        during the very first start of a storage server, which then could not start any more.
+        """
+        self.clean("coordinators", range(12, 14))
+        self.clean("coordinators", range(38, 39))
 
     def test_disks(self) -> None:
         """Disks lose what was not synced."""
