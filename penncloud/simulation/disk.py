@@ -1,7 +1,7 @@
 """A host's disk: `platform.memory_disk` with moods.
 
 What survives a power cut is the memory disk's business. Here are the times that things take, and the
-troubles that a fault may switch on: slowness, a failing sync, a full disk, decay, and a power cut after so
+troubles that a fault may switch on: slowness, a failing sync, a full disk, and a power cut after so
 many operations from now, which finds the places between two syncs that a power cut at some time misses.
 """
 
@@ -73,14 +73,3 @@ class SimulatedDisk(MemoryDisk):
         if chance.random() < self._quality.stall_rate:
             delay_s *= 100
         self._clock.callLater(delay_s, lambda: None if self.dead else f())
-
-    def decay(self, chance: random.Random) -> str | None:
-        """Flip one bit of what lies on the disk; the name of the file, None when there is nothing."""
-        files = sorted(path for path, inode in self._names.items() if inode and inode.data)
-        if not files:
-            return None
-        path = chance.choice(files)
-        inode = self._names[path]
-        assert inode is not None
-        self.flip_bit(path, chance.randrange(8 * len(inode.data)))
-        return path

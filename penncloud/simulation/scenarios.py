@@ -7,6 +7,7 @@ from typing import Final
 
 from penncloud.simulation import faults
 from penncloud.simulation.cluster import Settings
+from penncloud.simulation.raft_scenario import RaftScenario
 from penncloud.simulation.scenario import ClusterScenario, Scenario
 from penncloud.simulation.workloads import (
     Appends,
@@ -20,7 +21,7 @@ from penncloud.simulation.workloads import (
 
 _USERS: Final = (Registers, Counters, Bank, Appends, Watched, Flags)
 
-_SCENARIOS: Final = (
+_SCENARIOS: Final[tuple[Scenario, ...]] = (
     ClusterScenario(
         "storage",
         "one coordinator, three storage servers; programs and machines die, stop and come back",
@@ -90,6 +91,7 @@ _SCENARIOS: Final = (
         (faults.power_cuts_while_slow,),
         Settings(clients=4),
     ),
+    RaftScenario(),
     ClusterScenario("calm", "the same cluster; nothing fails", _USERS, ()),
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.raft.world import Violation, World
+from penncloud.simulation.raft_world import Violation, World
 
 
 def run(seed: int, steps: int, broken: Callable[[str], bool] = lambda _: False) -> World:

@@ -92,6 +92,15 @@ class SeedTests(RunCase):
         self.clean("coordinators", range(12, 14))
         self.clean("coordinators", range(38, 39))
 
+    def test_raft(self) -> None:
+        """The Raft core alone: elections, crashes and commits, and no property violated."""
+        elections = 0.0
+        for seed in range(10):
+            result = self.play("raft", seed)
+            self.assertEqual(result.violations, [], f"raft {seed}")
+            elections += result.counts["elections"]
+        self.assertGreater(elections, 10)
+
     def test_disks(self) -> None:
         """Disks lose what was not synced."""
         self.clean("disks", range(4))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from attrs import define, field
 
+from penncloud.platform.environment import nothing_broken
 from penncloud.raft.log import RaftLog
 from penncloud.raft.messages import (
     Entry,
@@ -48,8 +49,13 @@ class World:
     """`step` does one random thing; `check` runs after each."""
 
     def __init__(
-        self, seed: int, size: int = 3, broken: Callable[[str], bool] = lambda _: False
+        self,
+        seed: int,
+        size: int = 3,
+        broken: Callable[[str], bool] = nothing_broken,
+        note: Callable[[str], None] | None = None,
     ) -> None:
+        self.note = note
         self.chance = random.Random(seed)
         self.broken = broken
         self.names = [f"n{i}" for i in range(size + 1)]
@@ -102,8 +108,13 @@ class World:
         ]
         host.ready = None
 
+    def _note(self, what: str) -> None:
+        if self.note is not None:
+            self.note(what)
+
     def crash(self, host: Host) -> None:
         self.crashes += 1
+        self._note(f"{host.id} crashes")
         host.node = None
         host.ready = None
         host.reads.clear()
@@ -205,6 +216,7 @@ class World:
                 return
             if roll < 2 * self.loss_rate:
                 self.network.append(message)
+        self._note(f"{message}")
         host.node.step(message)
         if len(self.network) > 400:
             del self.network[:200]
@@ -270,6 +282,7 @@ class World:
         kind = self.chance.choices(
             ("crash", "start", "cut", "isolate", "mend"), self.trouble_weights
         )[0]
+        self._note(f"trouble: {kind} {name} {other} {victim}")
         if kind == "crash" and self.hosts[name].node is not None:
             self.crash(self.hosts[name])
         elif kind == "start":
