@@ -34,6 +34,7 @@ class GroupTests(TestCase):
         self.size = 3
         self.nodes: dict[int, CoordinatorNode] = {}
         self.disks: dict[int, MemoryDisk] = {}
+        self.directories = 0
 
     def tearDown(self) -> Deferred[None]:  # type: ignore[override]
         return Deferred.fromCoroutine(self._stop_all())
@@ -88,7 +89,9 @@ class GroupTests(TestCase):
         if numbers:
             addresses = [cluster.coordinators[number - 1] for number in numbers]
             cluster = Cluster(coordinators=addresses)
-        directory = CoordinatorDirectory(environment(reactor, seed=50), cluster)
+        # Each with chance of its own: two that draw the same request ids are taken for one.
+        self.directories += 1
+        directory = CoordinatorDirectory(environment(reactor, seed=50 + self.directories), cluster)
         directory.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(directory.stop()))
         return directory
