@@ -187,7 +187,12 @@ class GroupTests(TestCase):
         await self._start(1, 2, 3)
         self._server("storage", 1)
         self._server("storage", 2)
-        await self._until(lambda: len(self.nodes[1].decisions.machine.state.tablets) == 4)
+
+        def all_taken() -> bool:
+            tablets = self.nodes[1].decisions.machine.state.tablets.values()
+            return len(tablets) == 4 and all(tablet.taken for tablet in tablets)
+
+        await self._until(all_taken)
         await self._agreed()
         before = self.nodes[1].decisions.machine.state
         for number in (1, 2, 3):
