@@ -44,9 +44,9 @@ LETTER: Final = (
     "Shall we go through it on Thursday at four?\n\nGrace"
 )
 TALK: Final = (
-    ("grace", "Good morning! Did anybody notice that storage-2 was away last night?"),
-    ("ada", "No. My upload went on as if nothing had happened."),
-    ("linus", "I pulled its plug at 23:10 and put it back at 23:40. Sorry :-)"),
+    ("grace", "Good morning! Did the cloud come back after last night's power cut?"),
+    ("ada", "It did. Everything that I had uploaded is there."),
+    ("linus", "The power was away from 23:10 to 23:40, all machines at once."),
     ("grace", "Then all is as it should be."),
     ("ada", "Slides for Thursday are in my folder \u201cThesis\u201d."),
     ("linus", "Reading them now."),
