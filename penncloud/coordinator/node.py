@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
@@ -24,7 +23,7 @@ from penncloud.platform import config
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError, DiskError
-from penncloud.platform.listening import listen
+from penncloud.platform.listening import listen, port_of
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.protocol import Hooks, RpcProtocol
@@ -84,10 +83,7 @@ class CoordinatorNode:
     @property
     def port(self) -> int:
         """The TCP port that is listened on, once started."""
-        assert self._listening is not None
-        address = self._listening.getHost()
-        assert isinstance(address, IPv4Address | IPv6Address)
-        return int(address.port)
+        return port_of(self._listening)
 
     async def start(self) -> None:
         """Bring the state back and serve; the group is found, or founded, in the background.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
@@ -14,7 +13,7 @@ from penncloud.lb.site import balancer_site
 from penncloud.platform.config import Cluster, Lb
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
-from penncloud.platform.listening import listen
+from penncloud.platform.listening import listen, port_of
 from penncloud.rpc.registration import Registration, identity
 
 
@@ -42,10 +41,7 @@ class LbNode:
     @property
     def port(self) -> int:
         """The TCP port that is listened on, once started."""
-        assert self._listening is not None
-        address = self._listening.getHost()
-        assert isinstance(address, IPv4Address | IPv6Address)
-        return int(address.port)
+        return port_of(self._listening)
 
     async def start(self) -> None:
         if self._role.mode != "redirect":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -21,3 +22,11 @@ async def listen(reactor: Any, host: str, port: int, factory: Any) -> IListening
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or error.socketError
         raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from error
+
+
+def port_of(listening: IListeningPort | None) -> int:
+    """The TCP port that is listened on; asking before it is there is the caller's mistake."""
+    assert listening is not None
+    address = listening.getHost()
+    assert isinstance(address, IPv4Address | IPv6Address)
+    return int(address.port)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
 from penncloud.client.table import Table
 from penncloud.platform.config import Cluster, Smtp
 from penncloud.platform.environment import Environment
-from penncloud.platform.listening import listen
+from penncloud.platform.listening import listen, port_of
 from penncloud.rpc.registration import Registration, identity, new_incarnation
 from penncloud.services.accounts import Accounts
 from penncloud.services.blobs import Blobs
@@ -84,10 +83,7 @@ class SmtpNode:
     @property
     def port(self) -> int:
         """The TCP port that is listened on, once started."""
-        assert self._listening is not None
-        address = self._listening.getHost()
-        assert isinstance(address, IPv4Address | IPv6Address)
-        return int(address.port)
+        return port_of(self._listening)
 
     async def start(self) -> None:
         self._listening = await listen(

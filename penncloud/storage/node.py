@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
@@ -18,7 +17,7 @@ from penncloud.platform import config
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError, DiskError
-from penncloud.platform.listening import listen
+from penncloud.platform.listening import listen, port_of
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.registration import Assign, Registration, identity
@@ -73,10 +72,7 @@ class StorageNode:
     @property
     def port(self) -> int:
         """The TCP port that is listened on, once started."""
-        assert self._listening is not None
-        address = self._listening.getHost()
-        assert isinstance(address, IPv4Address | IPv6Address)
-        return int(address.port)
+        return port_of(self._listening)
 
     async def start(self) -> None:
         """Bring the tablets back, serve, and begin to register. Raises ConfigurationError."""

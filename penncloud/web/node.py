@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from argon2 import PasswordHasher
 from prometheus_client import CollectorRegistry
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
@@ -16,7 +15,7 @@ from penncloud.client.raw import RawCells
 from penncloud.client.table import Table
 from penncloud.platform.config import Cluster, Http
 from penncloud.platform.environment import Environment
-from penncloud.platform.listening import listen
+from penncloud.platform.listening import listen, port_of
 from penncloud.rpc.registration import Registration, identity
 from penncloud.services.admin import ServerControl
 from penncloud.services.blobs import Blobs, Sweeper
@@ -77,10 +76,7 @@ class HttpNode:
     @property
     def port(self) -> int:
         """The TCP port that is listened on, once started."""
-        assert self._listening is not None
-        address = self._listening.getHost()
-        assert isinstance(address, IPv4Address | IPv6Address)
-        return int(address.port)
+        return port_of(self._listening)
 
     async def start(self) -> None:
         """Serve; ends when the admin account is known to exist, which needs the store."""
