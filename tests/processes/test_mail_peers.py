@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
@@ -73,6 +74,14 @@ class MailPeersTests(TestCase):
             subprocess.run, [*command, *arguments], capture_output=True, text=True, timeout=60
         )
 
+    def seen_from_outside(self) -> str:
+        """What the world saw of our server, and the end of its log: why mail did not leave."""
+        log = self.cluster.layout.log("smtp-1").read_text(errors="replace")
+        return (
+            f"asked of DNS: {self.names.zone.asked}\nsaid to the mail server: {self.remote.lines}\n"
+            + "\n".join(log.splitlines()[-40:])
+        )
+
     async def until_in(self, browser: Browser, path: str, text: str) -> str:
         """The page at `path`, once it holds `text`."""
         for _ in range(int(PATIENCE_S / 0.2)):
@@ -80,7 +89,7 @@ class MailPeersTests(TestCase):
             if text in page:
                 return page
             await deferLater(reactor, 0.2, lambda: None)
-        raise AssertionError(f"{text!r} does not appear at {path}")
+        raise AssertionError(f"{text!r} does not appear at {path}\n{self.seen_from_outside()}")
 
     async def test_swaks(self) -> None:
         """swaks delivers with an attachment, and is told what is wrong with strangers."""
@@ -147,7 +156,12 @@ class MailPeersTests(TestCase):
         body, headers = multipart(fields, [])
         answer = await alice.send("POST", "/mail/send", body, headers)
         self.assertEqual(answer.status, 303)
-        await arrived
+        # Long enough for one more attempt: the first pause of the queue is a minute.
+        arrived.addTimeout(2 * PATIENCE_S, reactor)
+        try:
+            await arrived
+        except DeferredTimeout:
+            self.fail(f"nothing arrived\n{self.seen_from_outside()}")
         self.assertIn(b"\r\nSubject: to outside\r\n", self.remote.messages[0])
         self.assertIn(b"\r\n=2E\r\n..dots\r\nGr=C3=BC=C3=9Fe\r\n", self.remote.messages[0])
         page = await self.until_in(alice, "/mail", "Undelivered mail")
