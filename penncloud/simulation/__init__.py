@@ -2,6 +2,6 @@
 
 Bottom-up: `timeline` (what happens when), `trace` (what happened), `network` and `sockets`, `disk`,
 `process` (a reactor of its own), `host`, `world`. Above them `cluster` assembles the real nodes,
-`faults` disturbs them, `workloads` uses them, `checkers` judges what the users saw, `scenario` draws all
-of that from one seed, and `run` plays it. `docs/simulation.md` is the way in.
+`faults` disturbs them, `scenario` draws all of that and the workloads of `penncloud.judge` from one
+seed and plays it. `docs/simulation.md` is the way in.
 """

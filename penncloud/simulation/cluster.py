@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from penncloud.client.coordinator_link import CoordinatorDirectory
 from penncloud.client.router import RoutedTable
 from penncloud.coordinator.node import CoordinatorNode
+from penncloud.judge.workloads import Access
 from penncloud.platform import config
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
@@ -43,15 +44,6 @@ class Settings:
     clock_error: float = 0.05
     disk: DiskQuality = field(factory=DiskQuality)
     disk_bytes: int = 2**30
-
-
-@frozen
-class Access:
-    """What a program that uses the cluster has. It works as long as its process."""
-
-    environment: Environment
-    table: RoutedTable
-    directory: CoordinatorDirectory
 
 
 # What a client's program does; what it awaits ends with its process.

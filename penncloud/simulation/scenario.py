@@ -22,12 +22,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from penncloud.judge.workloads import Access, NotLive, User, Workload
 from penncloud.platform.environment import nothing_broken
-from penncloud.simulation.cluster import Access, Cluster, Settings, drawn_settings
+from penncloud.simulation.cluster import Cluster, Settings, drawn_settings
 from penncloud.simulation.faults import Fault, Nemesis, Who, draw
 from penncloud.simulation.process import Process
 from penncloud.simulation.timeline import Standstill
-from penncloud.simulation.workloads import NotLive, User, Workload
 from penncloud.simulation.world import World
 
 # Users go on so long after the last fault.

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from penncloud.simulation import faults
-from penncloud.simulation.cluster import Settings
-from penncloud.simulation.raft_scenario import RaftScenario
-from penncloud.simulation.scenario import ClusterScenario, Scenario
-from penncloud.simulation.workloads import (
+from penncloud.judge.workloads import (
     Appends,
     Bank,
     Counters,
@@ -18,6 +14,10 @@ from penncloud.simulation.workloads import (
     Registers,
     Watched,
 )
+from penncloud.simulation import faults
+from penncloud.simulation.cluster import Settings
+from penncloud.simulation.raft_scenario import RaftScenario
+from penncloud.simulation.scenario import ClusterScenario, Scenario
 
 _USERS: Final = (Registers, Counters, Bank, Appends, Watched, Flags)
 

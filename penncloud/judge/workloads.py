@@ -11,11 +11,13 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Final, TypeVar
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from penncloud.client.coordinator_link import CoordinatorDirectory
 from penncloud.client.directory import NoSuchNode
+from penncloud.client.router import RoutedTable
 from penncloud.client.table import (
     AppendCell,
     Conflict,
@@ -26,15 +28,24 @@ from penncloud.client.table import (
     appended,
     scan_all,
 )
-from penncloud.simulation import linearizability
-from penncloud.simulation.cluster import Access
-from penncloud.simulation.history import History, Operation, Outcome
-from penncloud.simulation.linearizability import Undecided
+from penncloud.judge import linearizability
+from penncloud.judge.history import History, Operation, Outcome
+from penncloud.judge.linearizability import Undecided
+from penncloud.platform.environment import Environment
 
 # How long an operation may take once everything is well again.
 SETTLE_S: Final = 30.0
 
 _T = TypeVar("_T")
+
+
+@frozen
+class Access:
+    """What a program that uses the cluster has. It works as long as its process."""
+
+    environment: Environment
+    table: RoutedTable
+    directory: CoordinatorDirectory
 
 
 @define(eq=False)

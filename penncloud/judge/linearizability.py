@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from attrs import define, frozen
 
-from penncloud.simulation.history import Operation, Outcome
+from penncloud.judge.history import Operation, Outcome
 
 # Configurations that are tried before the search gives up.
 MAX_STEPS: Final = 300_000

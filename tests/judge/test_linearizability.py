@@ -6,8 +6,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from penncloud.simulation.history import Operation, Outcome
-from penncloud.simulation.linearizability import (
+from penncloud.judge.history import Operation, Outcome
+from penncloud.judge.linearizability import (
     NotLinearizable,
     Undecided,
     check,
