@@ -15,7 +15,7 @@ Theory of operation
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
@@ -43,7 +43,7 @@ from penncloud.rpc.calls import Calls
 from penncloud.rpc.client import RpcClient
 from penncloud.rpc.errors import CallTimedOut, Disconnected, Refusal, RpcBusy, RpcError
 from penncloud.rpc.protocol import Hooks, RpcProtocol
-from penncloud.rpc.registration import LONGEST_PAUSE_S
+from penncloud.rpc.registration import ASK_ANOTHER, LONGEST_PAUSE_S
 
 # A call as a whole, and the share that one coordinator gets while there are others to ask: doubled each
 # time that all of them have failed, for a busy machine is slow and not dead.
@@ -178,7 +178,7 @@ class CoordinatorDirectory:
                     trouble = str(error)
                     self._ask_last(client)
                 except Refusal as refusal:
-                    if refusal.code not in _ASK_ANOTHER:
+                    if refusal.code not in ASK_ANOTHER:
                         raise
                     trouble = refusal.text
                 except RpcError as error:
@@ -279,9 +279,3 @@ class CoordinatorDirectory:
                 callback(nodes)
             except Exception:  # noqa: BLE001 (one subscriber's fault is not the others')
                 self.log.failure("telling a subscriber of the servers' states", Failure())
-
-
-# Refusals that say that another coordinator, or the same one later, may do it.
-_ASK_ANOTHER: Final[frozenset[Any]] = frozenset(
-    {"NOT_LEADER", "NOT_NOW", "UNKNOWN", "FAILED", "INTERNAL"}
-)

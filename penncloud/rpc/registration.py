@@ -3,14 +3,15 @@
 A role keeps a connection to each coordinator. When one opens it calls `Register`; from then on the
 coordinator sends `Ping` notes over it, each answered by a `Pong`. To a storage server the coordinator
 also calls `Assign` with the tablets it shall hold, again after every registration. A role that stops in
-order sends `Leave` first, so that nobody waits for it.
+order sends `Leave` first, so that nobody waits for it. What a storage server asks of the coordinators
+(`Propose` and the others, by `Registration.ask`) any of them takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
@@ -22,7 +23,7 @@ from penncloud.platform.environment import Environment
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.client import RpcClient
-from penncloud.rpc.errors import Disconnected, RpcBusy, RpcError
+from penncloud.rpc.errors import Disconnected, Refusal, RpcBusy, RpcError
 from penncloud.rpc.protocol import Hooks, RpcProtocol
 
 RoleName = Literal["lb", "http", "smtp", "storage", "coordinator", "agent"]
@@ -32,6 +33,10 @@ LEAVE_TIMEOUT_S: Final = 1.0
 # A server that was lost is looked for at least so often: it has to be back soon after its coordinator.
 LONGEST_PAUSE_S: Final = 1.0
 _RANDOM_BITS: Final = 10
+# Refusals of a coordinator that say that another one, or the same one later, may do it.
+ASK_ANOTHER: Final = frozenset({"NOT_LEADER", "NOT_NOW", "UNKNOWN", "FAILED", "INTERNAL"})
+
+_T = TypeVar("_T")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -85,15 +90,22 @@ class Ping(msgspec.Struct, tag="ping", frozen=True):
 
 
 class Tip(msgspec.Struct, frozen=True):
-    """How far a storage server's copy of a tablet reaches (its last entry's epoch and version).
+    """How far a storage server's copy of a tablet reaches on its disk: its last entry's epoch and version.
 
-    `damaged`: it cannot be used, because its files are damaged or gone.
+    `damaged`: it cannot be used, because its files are damaged or gone. `eligible`: it may become
+    primary (not blank, not damaged, room on its disk). `declined`: the epoch that names this process
+    primary and that it cannot act on any more (0: none); it needs a new one. `size_bytes`: what the copy
+    takes on disk. `lag`, of the primary only: how many versions each other replica has yet to ACK.
     """
 
     tablet: int
-    epoch: int
+    entry_cfg: int
     version: int
     damaged: bool = False
+    eligible: bool = True
+    declined: int = 0
+    size_bytes: int = 0
+    lag: dict[str, int] = {}
 
 
 class Pong(msgspec.Struct, tag="pong", frozen=True):
@@ -106,10 +118,14 @@ class Pong(msgspec.Struct, tag="pong", frozen=True):
 
 
 class TabletAssignment(msgspec.Struct, frozen=True):
-    """One tablet: rows with lo <= row_hash < hi. `primary` and `members` are ids.
+    """One tablet: rows with lo <= row_hash < hi. `primary`, `members` and the others are ids.
 
     `taken`: the server that this is sent to has once answered that it holds the tablet. If its disk does
-    not have it any more, then it was lost, and must not be begun anew.
+    not have it any more, then it was lost, and must not be begun anew. `incarnation` is that of the
+    primary's process when it was chosen: a later process must not act on it. While a tablet is being
+    created it has epoch 0 and no primary. `learners` shall join next; they hold the tablet or catch up,
+    and count for nothing. `leaving` are members, never the primary, whose removal the primary shall
+    propose.
     """
 
     id: int
@@ -119,21 +135,92 @@ class TabletAssignment(msgspec.Struct, frozen=True):
     primary: str
     members: list[str]
     taken: bool = False
+    incarnation: int = 0
+    learners: list[str] = []
+    leaving: list[str] = []
 
 
 class Assign(msgspec.Struct, tag="assign", frozen=True):
-    """Call, coordinator to storage server: all the tablets of which it is a member.
+    """Call, coordinator to storage server: all the tablets of which it is a member or learner.
 
     `map_version` grows with every change of the tablet map. An assignment may arrive again; one of a
-    lower `map_version`, or a tablet of a lower epoch than the one known, is older news.
+    lower `map_version`, or a tablet of a lower epoch than the one known, is older news. `peers` are the
+    addresses (host:port) of the servers named in the tablets, `suspects` those of them that the
+    coordinators take for dead now; both may change while `map_version` stays. A tablet that the server
+    holds and that is not in `tablets` is kept, unless `dropped` says that nobody needs its copy any more.
     """
 
     map_version: int
     tablets: list[TabletAssignment]
+    peers: dict[str, str] = {}
+    suspects: list[str] = []
+    dropped: list[int] = []
 
 
 class Assigned(msgspec.Struct, tag="assigned", frozen=True):
     """Answer to Assign: the server has made those tablets that are new, and remembered it, durably."""
+
+
+class FetchAssignment(msgspec.Struct, tag="fetch-assignment", frozen=True):
+    """Call, storage server to any coordinator, answered with Assign as of now (`dropped` is empty)."""
+
+    sender: str
+
+
+class Propose(msgspec.Struct, tag="propose", frozen=True):
+    """Call, the primary of a tablet to any coordinator: its next configuration, answered with Proposed.
+
+    It is applied only while the tablet's epoch is `expect` and `sender`, with `sender_incarnation`, is
+    its primary. Members may be removed, and one may join. `incarnation` is that of the named primary's
+    process; 0: as the coordinators know it. Refusals, after which the outcome is not known or nothing
+    was done, and the proposal is sent again: NOT_LEADER, UNKNOWN.
+    """
+
+    sender: str
+    sender_incarnation: int
+    tablet: int
+    expect: int
+    primary: str
+    incarnation: int
+    members: list[str]
+
+
+class Proposed(msgspec.Struct, tag="proposed", frozen=True):
+    """Answer to Propose and ProposeSplit. `epoch` is the tablet's now (0: there is no such tablet);
+    `text` says why it was not applied. What was applied comes by `Assign`, too."""
+
+    applied: bool
+    epoch: int
+    text: str = ""
+
+
+class ReserveTablets(msgspec.Struct, tag="reserve-tablets", frozen=True):
+    """Call, storage server to any coordinator: `count` tablet ids that nobody else gets, for a split."""
+
+    count: int
+
+
+class Reserved(msgspec.Struct, tag="reserved", frozen=True):
+    """Answer to ReserveTablets: the ids from `first` on, as many as were asked for."""
+
+    first: int
+
+
+class ProposeSplit(msgspec.Struct, tag="propose-split", frozen=True):
+    """Call, the primary of a tablet to any coordinator: two tablets in its place; answered with Proposed.
+
+    `low` gets the rows below the hash `at`, `high` the others; both are reserved ids. They begin with
+    the tablet's primary and members, one epoch above it. As with Propose; proposing again what was
+    applied is answered as applied.
+    """
+
+    sender: str
+    sender_incarnation: int
+    tablet: int
+    expect: int
+    at: int
+    low: int
+    high: int
 
 
 OnAssign = Callable[[Assign], Awaitable[None] | None]
@@ -144,7 +231,8 @@ class Registration:
 
     `on_assign` (storage servers) is given each assignment and returns, or fires, when it is durable;
     what it raises is answered to the coordinator, which sends the assignment again. `tips` tells how
-    far the tablets of this server reach; it is called for every ping and has to be quick.
+    far the tablets of this server reach; it is called for every ping and has to be quick. `incarnation`:
+    None for a new one by the clock.
     """
 
     log = Logger()
@@ -156,9 +244,11 @@ class Registration:
         info: Identity,
         on_assign: OnAssign | None = None,
         tips: Callable[[], Sequence[Tip]] = tuple,
+        *,
+        incarnation: int | None = None,
     ) -> None:
         self.info = info
-        self.incarnation = new_incarnation(environment)
+        self.incarnation = new_incarnation(environment) if incarnation is None else incarnation
         self._environment = environment
         self._cluster = cluster
         self._on_assign = on_assign
@@ -194,6 +284,29 @@ class Registration:
         ]
         await DeferredList(farewells, consumeErrors=True)
         await DeferredList([Deferred.fromCoroutine(client.stop()) for client in clients])
+
+    async def ask(self, message: msgspec.Struct, answer: type[_T], timeout_s: float) -> _T:
+        """Ask the coordinators one after the other until one answers, each for `timeout_s` at most.
+
+        Raises the last one's RpcError when none does: what was asked may have been done or not.
+        """
+        trouble: RpcError = Disconnected("no coordinator is connected")
+        for client in list(self._clients):
+            if client.connection is None:
+                continue
+            try:
+                return await client.connection.call(message, answer, timeout_s)
+            except Refusal as refusal:
+                if refusal.code not in ASK_ANOTHER:
+                    raise
+                trouble = refusal
+            except RpcError as error:
+                trouble = error
+            # The next question begins with another one.
+            if client in self._clients:
+                self._clients.remove(client)
+                self._clients.append(client)
+        raise trouble
 
     @property
     def connected(self) -> int:

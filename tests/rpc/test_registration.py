@@ -14,16 +14,19 @@ from penncloud.platform.config import Cluster, Storage
 from penncloud.platform.errors import ConfigurationError, PennCloudError
 from penncloud.platform.listening import listen
 from penncloud.rpc.calls import Calls
-from penncloud.rpc.errors import Refusal
+from penncloud.rpc.errors import Disconnected, Refusal
 from penncloud.rpc.protocol import RpcProtocol
 from penncloud.rpc.registration import (
     Assign,
     Assigned,
+    FetchAssignment,
     Identity,
     Leave,
     Left,
     Ping,
     Pong,
+    Propose,
+    Proposed,
     Register,
     Registered,
     Registration,
@@ -131,6 +134,39 @@ class RegistrationTests(TestCase):
         durable.callback(None)
         self.assertEqual(await result, Assigned())
         self.assertEqual(given, [Assign(3, [TABLET]), Assign(4, [TABLET])])
+
+    async def test_asks_another_coordinator(self) -> None:
+        """What one coordinator cannot do now is asked of the next one, beginning there the next time."""
+        them = await self._start(coordinators=2)
+        for one in them:
+            await one.registered.get()
+        asked: list[int] = []
+
+        def leads(number: int, refusal: str) -> None:
+            def propose(connection: RpcProtocol, message: Propose) -> Proposed:
+                asked.append(number)
+                if refusal:
+                    raise Refusal(refusal, "no")
+                return Proposed(True, message.expect + 1)
+
+            them[number].calls.on_call(Propose, propose)
+
+        leads(0, "NOT_LEADER")
+        leads(1, "")
+        message = Propose("storage-1", 5, 1, 7, "storage-1", 5, ["storage-1"])
+        answer = await self.registration.ask(message, Proposed, 5.0)
+        again = await self.registration.ask(message, Proposed, 5.0)
+        self.assertEqual([answer, again], [Proposed(True, 8)] * 2)
+        self.assertEqual(asked, [0, 1, 1])
+
+    async def test_asks_in_vain(self) -> None:
+        """What every coordinator would refuse is not asked again; with none there is an error."""
+        [one] = await self._start()
+        with self.assertRaises(Disconnected):
+            await self.registration.ask(FetchAssignment("storage-1"), Assign, 5.0)
+        await one.registered.get()
+        with self.assertRaisesRegex(Refusal, "fetch-assignment"):
+            await self.registration.ask(FetchAssignment("storage-1"), Assign, 5.0)
 
     async def test_leaves(self) -> None:
         """An orderly stop says so before it closes."""

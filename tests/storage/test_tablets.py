@@ -64,7 +64,9 @@ class TabletsTests(SynchronousTestCase):
                 self.assertEqual(self.engine.tablets[number].cells[(row, b"c")].value, row)
             else:
                 self.assertEqual(self.put(row), Moved("", 5))
-        self.assertEqual([(tip.tablet, tip.epoch) for tip in self.tablets.tips()], [(1, 5), (3, 5)])
+        self.assertEqual(
+            [(tip.tablet, tip.entry_cfg) for tip in self.tablets.tips()], [(1, 5), (3, 5)]
+        )
 
     def test_only_some_of_the_hash_space(self) -> None:
         """A row behind or before the tablets here belongs to nobody known."""
