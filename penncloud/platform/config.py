@@ -132,6 +132,8 @@ class Smtp(Role, frozen=True, kw_only=True):
     relay_port: int = 25
     # host:port of a smart host that takes all outgoing mail; empty: by MX.
     smart_host: str = ""
+    # Whether mail goes out to addresses like x@[192.0.2.1]: with it users can aim at inner hosts.
+    address_literals: bool = False
     # Name given in EHLO and in Received; empty: the domain.
     hostname: str = ""
 

@@ -73,15 +73,18 @@ class Exchange:
 @define
 class MxRouter:
     """Finds the hosts for a domain and their addresses. `hostname` is our own name: mail that would
-    come back to us is not sent."""
+    come back to us is not sent. `literals`: whether mail goes to domains like [192.0.2.1]."""
 
     _environment: Environment
     _resolver: Resolver
     _hostname: str
+    _literals: bool = False
 
     async def hosts(self, domain: str) -> list[str]:
         """Host names or addresses in the order in which they are to be tried. Raises NoRoute."""
         if domain.startswith("["):
+            if not self._literals:
+                raise NoRoute("5.7.1", "Mail to address literals is not sent from here")
             return [_literal(domain)]
         try:
             name = ascii_domain(domain)

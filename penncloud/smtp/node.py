@@ -67,7 +67,7 @@ class SmtpNode:
             Outbox(environment, bodies, post, queue),
             Relay(
                 environment,
-                MxRouter(environment, resolver, hostname),
+                MxRouter(environment, resolver, hostname, role.address_literals),
                 hostname,
                 role.relay_port,
                 role.smart_host,

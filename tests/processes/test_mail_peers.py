@@ -40,6 +40,8 @@ class MailPeersTests(TestCase):
         options = [
             "--set=smtp.resolver=" + self.names.address,
             f"--set=smtp.relay_port={self.remote.listen()}",
+            # Soon enough for a test, should a first attempt fail for whatever passes on its own.
+            "--set=smtp.retry_seconds=[2.0]",
             "--http=1",
         ]
         self.cluster = RunningCluster(self.mktemp(), options)

@@ -96,9 +96,14 @@ class RoutingTests(RelayCase):
         self.assertEqual(await self.router.hosts("x.org"), ["a.org"])
 
     async def test_literal(self) -> None:
-        """An address literal is its own host."""
-        self.assertEqual(await self.router.hosts("[127.0.0.1]"), ["127.0.0.1"])
-        self.assertEqual(await self.router.hosts("[IPv6:::1]"), ["::1"])
+        """An address literal is its own host where the administrator wants it, and refused elsewhere."""
+        resolver = make_resolver(self.world.environment, self.names.address)
+        router = MxRouter(self.world.environment, resolver, "mx.penncloud", literals=True)
+        self.assertEqual(await router.hosts("[127.0.0.1]"), ["127.0.0.1"])
+        self.assertEqual(await router.hosts("[IPv6:::1]"), ["::1"])
+        with self.assertRaises(NoRoute) as caught:
+            await self.router.hosts("[127.0.0.1]")
+        self.assertEqual(caught.exception.status, "5.7.1")
 
 
 class ConversationTests(RelayCase):
