@@ -5,8 +5,11 @@ the operations that may come next, an operation being next only while no other h
 asked for; remember every (set of operations, state) that was tried. Operations of unknown outcome may be
 placed anywhere after they were asked for, and need not be placed at all.
 
-An operation that may come next, has its result on the present state and does not change it is placed at
-once, without trying anything else: whatever order there is from here on, it can be moved to its front.
+Three things keep the search small. An operation that only reads is placed as soon as it may come and has
+its result on the present state, without trying anything else: whatever order there is from here on, it can
+be moved to its front. (A write of the value that is there already cannot: later it may change something.)
+An operation of unknown outcome is not placed where it would change nothing. And of several of these that are
+alike, the one that was asked for first is placed first.
 """
 
 from __future__ import annotations
@@ -69,6 +72,25 @@ class _Entry:
                     entry.after.before = entry
 
 
+def _only_reads(operation: Operation) -> bool:
+    """Whether an operation that is done would change no state at all."""
+    if operation.kind == "get":
+        return True
+    return operation.kind == "cput" and operation.result is not None
+
+
+def _twins(operations: Sequence[Operation]) -> dict[int, int]:
+    """For operations of unknown outcome: the bit of the last one before that is just the same."""
+    last: dict[Any, int] = {}
+    twins: dict[int, int] = {}
+    for number, operation in sorted(enumerate(operations), key=lambda pair: pair[1].invoked):
+        if operation.outcome is Outcome.UNKNOWN:
+            alike = operation.kind, operation.arguments
+            twins[number] = last.get(alike, 0)
+            last[alike] = 1 << number
+    return twins
+
+
 def _listed(operations: Sequence[Operation]) -> _Entry:
     """The head of the list of all begins and ends in their order."""
     events: list[tuple[int, _Entry]] = []
@@ -99,6 +121,7 @@ def check(
         return None
     left = sum(operation.outcome is Outcome.DONE for operation in operations)
     head = _listed(operations)
+    twins = _twins(operations)
     placed = 0
     stack: list[tuple[_Entry, Any, bool]] = []
     tried: set[tuple[int, Any]] = set()
@@ -109,11 +132,18 @@ def check(
         if entry.begins:
             following = model(state, entry.operation)
             bit = 1 << entry.number
-            if following is not IMPOSSIBLE and (placed | bit, following) not in tried:
+            useless = entry.end is None and (
+                following == state or twins[entry.number] & ~placed != 0
+            )
+            if (
+                not useless
+                and following is not IMPOSSIBLE
+                and (placed | bit, following) not in tried
+            ):
                 tried.add((placed | bit, following))
                 if len(tried) > max_steps:
                     raise Undecided(f"{len(operations)} operations")
-                forced = entry.end is not None and following == state
+                forced = entry.end is not None and _only_reads(entry.operation)
                 stack.append((entry, state, forced))
                 state = following
                 placed |= bit
