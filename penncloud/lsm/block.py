@@ -95,19 +95,23 @@ def seal(content: bytes, salt: int, offset: int, compress: bool) -> list[bytes]:
     return [content, _TRAILER.pack(kind, crc)]
 
 
-def unseal(data: bytes, salt: int, offset: int, path: str) -> bytes:
-    """The content of a block as it was read. Raises TableDamaged."""
+def checked(data: bytes, salt: int, offset: int, path: str) -> tuple[int, bytes]:
+    """Kind and content of a block as it was read, still compressed. Raises TableDamaged."""
     if len(data) < TRAILER_BYTES:
         raise TableDamaged(path, offset, "the file is too short")
     kind, crc = _TRAILER.unpack_from(data, len(data) - TRAILER_BYTES)
     content = data[:-TRAILER_BYTES]
     if google_crc32c.extend(google_crc32c.value(_SUMMED.pack(salt, offset, kind)), content) != crc:
         raise TableDamaged(path, offset, "the checksum does not match")
-    if kind == _PLAIN:
-        return content
-    if kind == _ZSTD:
-        return zstandard.ZstdDecompressor().decompress(content)
-    raise TableDamaged(path, offset, f"unknown compression {kind}")
+    if kind not in (_PLAIN, _ZSTD):
+        raise TableDamaged(path, offset, f"unknown compression {kind}")
+    return kind, content
+
+
+def unseal(data: bytes, salt: int, offset: int, path: str) -> bytes:
+    """The content of a block as it was read. Raises TableDamaged."""
+    kind, content = checked(data, salt, offset, path)
+    return content if kind == _PLAIN else zstandard.ZstdDecompressor().decompress(content)
 
 
 class Block:

@@ -219,7 +219,9 @@ class Compactor:
                 kept = [ref for ref in state.tables if ref.file not in replaced]
                 if output is not None:
                     kept.insert(first, reference(output))
-                new = msgspec.structs.replace(state, tables=tuple(kept))
+                # The same entries in other files: a checkpoint of its own to whoever fetches it.
+                number = state.checkpoint_no + 1
+                new = msgspec.structs.replace(state, checkpoint_no=number, tables=tuple(kept))
                 return manifest.with_tablet(tablet.tablet, new)
 
             try:
@@ -235,6 +237,7 @@ class Compactor:
                 store.release_table(table)
             if output is not None:
                 store.metrics.compacted_bytes.inc(output.size_bytes)
+            store.on_checkpoint(tablet.tablet, tablet.state)
         finally:
             for table in inputs:
                 store.release_table(table)

@@ -48,7 +48,7 @@ from penncloud.lsm.sizes import Estimate, estimate, split_point
 from penncloud.lsm.snapshot import Snapshot
 from penncloud.lsm.store import Store, read_blob
 from penncloud.lsm.tablet import ScannedCell, TabletStore
-from penncloud.lsm.transfer import CheckpointExport, CheckpointImport, Description
+from penncloud.lsm.transfer import CheckpointExport, CheckpointImport, Description, discard
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
@@ -270,19 +270,58 @@ class Engine:
         Raises TabletDamaged, DiskError.
         """
         await self.checkpoint(tablet)
+        exported = await self.export_checkpoint(tablet, self.checkpoint_of(tablet).checkpoint_no)
+        assert exported is not None, "another checkpoint in the same turn"
+        return exported
+
+    async def export_checkpoint(
+        self, tablet: int, number: int
+    ) -> tuple[CheckpointExport, Description] | None:
+        """Hold the checkpoint `number` as it is, without making one; None when it is not the latest.
+
+        Raises NoSuchTablet, TabletDamaged, DiskError.
+        """
         store = self._store.tablet(tablet)
-        export = CheckpointExport(self._store, self.snapshot(tablet), store.state, tablet)
+        store.check()
+        if store.state.checkpoint_no != number:
+            return None
+        tables = [table.retain() for table in store.tables]
+        export = CheckpointExport(self._store, tables, store.state, tablet)
         try:
             return export, await export.open()
+        except TableDamaged as error:
+            export.close()
+            raise store.damage(error) from error
         except BaseException:
             export.close()
             raise
+
+    def report_damage(self, tablet: int, error: TableDamaged) -> None:
+        """Somebody else has found a file of a tablet to be damaged."""
+        store = self._tablets.get(tablet)
+        if store is not None:
+            store.damage(error)
+
+    def checkpoint_of(self, tablet: int) -> TabletState:
+        """The latest checkpoint, as the manifest names it. Raises NoSuchTablet."""
+        return self._store.tablet(tablet).state
+
+    def on_checkpoint(self, told: Callable[[int, TabletState], None]) -> None:
+        """Call `told(tablet, state)` after every flush and compaction, in the turn that ends it.
+
+        Each gives the tablet's checkpoint a new number: a number names one set of files on this disk.
+        """
+        self._store.on_checkpoint = told
 
     async def begin_import(self, description: Description) -> CheckpointImport:
         """Begin to take a checkpoint from another server, or go on with it; see `transfer`."""
         transfer = CheckpointImport(self._store, description)
         await transfer.open()
         return transfer
+
+    async def discard_import(self, name: str) -> None:
+        """Throw away what there is of a transfer in `incoming/NAME`. Raises DiskError."""
+        await discard(self._store, name)
 
     async def finish_import(self, transfer: CheckpointImport) -> TabletRecovery:
         """Let the tablet of a complete transfer take the place of the one of its number, if any.

@@ -200,6 +200,7 @@ class Flusher:
             store.metrics.flushed_bytes.inc(table.size_bytes)
         tablet.frozen = [one for one in tablet.frozen if one not in flushed]
         store.recount()
+        store.on_checkpoint(tablet.tablet, tablet.state)
 
     def close(self) -> Deferred[None]:
         """Begin no more flushes; fire when the one under way has ended."""

@@ -86,6 +86,8 @@ class Store:
         self.in_flight: deque[Batch] = deque()
         # All memtables, active and frozen.
         self.memory_bytes = 0
+        # Who is told of every new checkpoint.
+        self.on_checkpoint: Callable[[int, TabletState], None] = lambda _tablet, _state: None
         self._entropy = environment.entropy
         self._lock = DeferredLock()
         self._next_file = 1

@@ -25,7 +25,7 @@ from typing import Final
 import google_crc32c
 import msgspec
 
-from penncloud.lsm.block import Block, unseal
+from penncloud.lsm.block import Block, checked, unseal
 from penncloud.lsm.bloom import digest_of, may_contain
 from penncloud.lsm.cache import BlockCache
 from penncloud.lsm.errors import NewerFormat, TableDamaged
@@ -190,6 +190,14 @@ class Table:
         """Check every block and the order of keys. Raises TableDamaged."""
         for _block in self._verified_blocks():
             pass
+
+    async def check_in_slices(self, pacer: Pacer) -> None:
+        """Check the checksum of every block, beside other work; a fifth of the work of `verify`."""
+        guide = self._read_guide()
+        for offset, size in guide.places:
+            checked(self._pread(offset, size), self._salt, offset, self.path)
+            if pacer.due():
+                await pacer.rest()
 
     async def verify_in_slices(self, pacer: Pacer) -> None:
         """The same, beside other work."""

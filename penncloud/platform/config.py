@@ -89,6 +89,14 @@ class Storage(Role, frozen=True, kw_only=True):
     checkpoint_writes: int = 0
     # Bytes of SSTable blocks kept in memory.
     block_cache_bytes: int = 32 * 1024 * 1024
+    # Checkpoints sent to other servers, and those received, in bytes a second each; 0: no limit.
+    transfer_bytes_per_s: int = 64 * 1024 * 1024
+    # Checkpoints sent at the same time.
+    transfers: int = 4
+    # Log entries that were cut off are kept to be read; beyond this the oldest go.
+    quarantine_bytes: int = 64 * 1024 * 1024
+    # Files are read to check them, in bytes a second; 0: never. 50 GB take about three hours by default.
+    scrub_bytes_per_s: int = 4 * 1024 * 1024
     # Requests of one connection that may be under way; more are not read until some are answered.
     pipeline_depth: int = 256
 

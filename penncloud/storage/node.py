@@ -134,6 +134,10 @@ def _check(role: config.Storage) -> None:
         ("checkpoint_writes", 0),
         ("block_cache_bytes", 0),
         ("pipeline_depth", 1),
+        ("transfer_bytes_per_s", 0),
+        ("transfers", 1),
+        ("quarantine_bytes", 0),
+        ("scrub_bytes_per_s", 0),
         ("split_bytes", 1024 * 1024),
     ):
         if getattr(role, key) < least:

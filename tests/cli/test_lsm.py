@@ -20,6 +20,7 @@ from penncloud.lsm.options import EngineOptions
 from penncloud.platform.environment import Environment
 from penncloud.platform.lockfile import DirectoryLock
 from penncloud.platform.real_disk import RealDisk
+from penncloud.storage.quarantine import Quarantine
 from tests.lsm.machine import Machine, no_threads, put
 
 
@@ -85,3 +86,25 @@ class LsmCommandTests(TestCase):
         finally:
             lock.release()
         self.assertEqual((code, err.count("\n")), (2, 1))
+
+    async def test_quarantine(self) -> None:
+        """Cuts are listed, also of a running server; one of them can be dumped; nonsense is refused."""
+        disk = RealDisk(self.path, reactor)
+        entry = Machine().entry(1, 7, put("row;", "c", "value"))
+        await Quarantine(disk, lambda: 0.0, 10_000).keep(1, [entry], "diverged")
+        await disk.close()
+        lock = DirectoryLock(self.path)
+        self.addCleanup(lock.release)
+        code, out, _err = self._call("quarantine", self.path)
+        self.assertEqual(code, 0)
+        name = "00000001-00000001.entries"
+        for shown in (name, "7-7", "1970-01-01 00:00:00", "diverged"):
+            self.assertIn(shown, out)
+        code, out, _err = self._call("quarantine", self.path, name, "--values")
+        line = json.loads(out)
+        self.assertEqual((line["version"], line["effects"][0]["value"]), (7, "dmFsdWU="))
+        code, _out, err = self._call("quarantine", self.path, "other")
+        self.assertEqual((code, "other" in err), (2, True))
+        with open(os.path.join(self.path, "quarantine", name), "r+b") as file:
+            file.truncate(50)
+        self.assertEqual(self._call("quarantine", self.path)[0], 1)
