@@ -11,8 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from penncloud.cli import (
+    agent,
     coordinator,
     down,
+    install,
     kv,
     lb,
     lsm,
@@ -28,7 +30,21 @@ from penncloud.client.agents import AgentUnreachable
 from penncloud.client.table import Unavailable
 from penncloud.platform.errors import ConfigurationError, PennCloudError
 
-_GROUPS = (up, down, status, kv, user, lb, node, coordinator, lsm, raft, simulate)
+_GROUPS = (
+    up,
+    down,
+    status,
+    kv,
+    user,
+    lb,
+    node,
+    coordinator,
+    install,
+    agent,
+    lsm,
+    raft,
+    simulate,
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,20 +9,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from attrs import frozen
 from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from penncloud.client.agents import (
-    NO_SUCH_SERVER,
-    ListServers,
-    RestartServer,
-    Servers,
-    StartServer,
-    StopServer,
-    SupervisedServer,
-)
+from penncloud.client.agents import SupervisedServer
 from penncloud.cluster import cluster_file
+from penncloud.cluster.agent_calls import AgentCalls
 from penncloud.cluster.cluster_file import ClusterFile
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.supervisor import Launch, Pace, Supervised
@@ -33,12 +27,38 @@ from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import listen
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
-from penncloud.rpc.errors import Refusal
-from penncloud.rpc.protocol import RpcProtocol
 from penncloud.rpc.registration import Identity, Registration
 from penncloud.rpc.server import RpcServerFactory
 
 ROLE: Final = "agent"
+
+
+@frozen
+class _Child:
+    """A process of this agent's, as others may act on it."""
+
+    _process: Supervised
+    _role: str
+
+    async def start(self) -> None:
+        self._process.start()
+
+    async def stop(self) -> None:
+        await self._process.stop()
+
+    async def restart(self) -> None:
+        await self._process.restart()
+
+    async def describe(self) -> SupervisedServer:
+        process = self._process
+        return SupervisedServer(
+            id=process.id,
+            role=self._role,
+            state=process.state,
+            pid=process.pid,
+            deaths=process.deaths,
+            last_end=str(process.last_end) if process.last_end else "",
+        )
 
 
 class AgentNode:
@@ -67,7 +87,6 @@ class AgentNode:
         self._config = config
         self._changed = changed
         self._written: ClusterFile | None = None
-        self._roles = {server.id: server.role for server in topology.servers}
         self.processes: Mapping[str, Supervised] = {
             server.id: Supervised(
                 server.id,
@@ -81,8 +100,13 @@ class AgentNode:
         host = topology.public_host
         identity = Identity(ROLE, config.id, host, topology.agent_port, os.getpid())
         self._registration = Registration(environment, cluster, identity)
+        calls = Calls()
+        roles = {server.id: server.role for server in topology.servers}
+        AgentCalls(
+            {each.id: _Child(each, roles[each.id]) for each in self.processes.values()}
+        ).serve(calls)
         self._server = RpcServerFactory(
-            environment, self._calls(), secret=load_secret(cluster, topology.host)
+            environment, calls, secret=load_secret(cluster, topology.host)
         )
         self._listening: IListeningPort | None = None
 
@@ -109,52 +133,6 @@ class AgentNode:
         """End all that still runs, now; `stop` then finishes at once."""
         for process in self.processes.values():
             process.kill()
-
-    # -- what others may call --------------------------------------------------------------------
-
-    def _calls(self) -> Calls:
-        calls = Calls()
-        calls.on_call(StartServer, self._start_server)
-        calls.on_call(StopServer, self._stop_server)
-        calls.on_call(RestartServer, self._restart_server)
-        calls.on_call(ListServers, self._list_servers)
-        return calls
-
-    def _find(self, node_id: str) -> Supervised:
-        if node_id not in self.processes:
-            raise Refusal(NO_SUCH_SERVER, f"this agent has no server {node_id}")
-        return self.processes[node_id]
-
-    def _start_server(self, connection: RpcProtocol, call: StartServer) -> Servers:
-        process = self._find(call.id)
-        self.log.info("{id}: start asked for by {peer}", id=call.id, peer=connection.peer)
-        process.start()
-        return Servers([self._describe(process)])
-
-    async def _stop_server(self, connection: RpcProtocol, call: StopServer) -> Servers:
-        process = self._find(call.id)
-        self.log.info("{id}: stop asked for by {peer}", id=call.id, peer=connection.peer)
-        await process.stop()
-        return Servers([self._describe(process)])
-
-    async def _restart_server(self, connection: RpcProtocol, call: RestartServer) -> Servers:
-        process = self._find(call.id)
-        self.log.info("{id}: restart asked for by {peer}", id=call.id, peer=connection.peer)
-        await process.restart()
-        return Servers([self._describe(process)])
-
-    def _list_servers(self, connection: RpcProtocol, call: ListServers) -> Servers:
-        return Servers([self._describe(process) for process in self.processes.values()])
-
-    def _describe(self, process: Supervised) -> SupervisedServer:
-        return SupervisedServer(
-            id=process.id,
-            role=self._roles[process.id],
-            state=process.state,
-            pid=process.pid,
-            deaths=process.deaths,
-            last_end=str(process.last_end) if process.last_end else "",
-        )
 
     # -- cluster.json ----------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from attrs import field, frozen
 
+from penncloud.platform.service_manager import NOBODY, ServiceManager
+
 _T = TypeVar("_T")
 
 
@@ -39,7 +41,7 @@ class Environment:
     read and for expiry, never for intervals. `random` is for jitter and tests. `entropy(n)` gives n
     unpredictable bytes: for identifiers that must not be guessed. `pid` is what the process is known by
     to an administrator. `broken(rule)` is true where the simulation has switched a rule off on purpose,
-    to see that its checkers notice.
+    to see that its checkers notice. `manager` is who started the process and wants to hear how it is.
     """
 
     reactor: Any
@@ -49,3 +51,4 @@ class Environment:
     run_in_thread: RunInThread
     pid: int = field(factory=os.getpid)
     broken: Callable[[str], bool] = nothing_broken
+    manager: ServiceManager = NOBODY

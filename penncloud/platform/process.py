@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from penncloud.platform.environment import Environment
+from penncloud.platform.service_manager import of_this_process
 from penncloud.platform.threads import BoundedPool
 
 
@@ -28,4 +29,5 @@ def real_environment(reactor: Any, pool: BoundedPool) -> Environment:
         random=random.Random(secrets.randbits(64)),
         entropy=secrets.token_bytes,
         run_in_thread=pool,
+        manager=of_this_process(),
     )

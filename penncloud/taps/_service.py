@@ -25,6 +25,7 @@ from penncloud.platform.listening import listen
 from penncloud.platform.metrics import metrics_site, process_registry
 from penncloud.platform.process import real_environment, use_monotonic_clock
 from penncloud.platform.threads import BoundedPool
+from penncloud.taps._supervision import Supervision
 
 __all__ = ["Node", "RoleService", "listen", "stop_with_error"]
 
@@ -56,6 +57,7 @@ class RoleService(Service):
         self._node: Node | None = None
         self._pool: BoundedPool | None = None
         self._metrics_port: IListeningPort | None = None
+        self._supervision: Supervision | None = None
 
     def startService(self) -> None:
         super().startService()
@@ -68,6 +70,9 @@ class RoleService(Service):
         self._pool = BoundedPool(reactor)
         self._pool.start()
         environment = real_environment(reactor, self._pool)
+        supervision = Supervision(environment.manager, reactor, self._role.id)
+        self._supervision = supervision
+        supervision.starting()
         registry = process_registry()
         if self._role.metrics_port:
             site = metrics_site(registry, reactor)
@@ -76,6 +81,7 @@ class RoleService(Service):
             )
         self._node = self._build(environment, registry)
         await self._node.start()
+        supervision.serving()
         self.log.info("{id} serves", id=self._role.id)
 
     def _give_up(self, failure: Any) -> None:
@@ -94,12 +100,16 @@ class RoleService(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._supervision is not None:
+            self._supervision.stopping()
         if self._node is not None:
             await self._node.stop()
         if self._metrics_port is not None:
             await maybeDeferred(self._metrics_port.stopListening)
         if self._pool is not None:
             self._pool.stop()
+        if self._supervision is not None:
+            self._supervision.stopped()
 
 
 def stop_with_error(reactor: Any) -> None:
