@@ -149,7 +149,7 @@ class Compactor:
             return found, 0, len(found.tables)
         best: tuple[TabletStore, int, int] | None = None
         for tablet_store in self._store.tablets.values():
-            if tablet_store.damaged:
+            if tablet_store.damage:
                 continue
             run = pick([table.size_bytes for table in tablet_store.tables])
             if run and (best is None or len(tablet_store.tables) > len(best[0].tables)):
@@ -175,7 +175,7 @@ class Compactor:
 
     def _failed(self, failure: Failure, tablet: TabletStore, waiters: list[Deferred[None]]) -> None:
         if isinstance(failure.value, TableDamaged):
-            tablet.damage(failure.value)
+            tablet.spoil(failure.value)
         elif not failure.check(DiskFailed, NoSuchTablet):
             self._log.warn(
                 "Tablet {tablet} cannot be compacted now: {error}",

@@ -116,8 +116,8 @@ class Engine:
 
     def _open_tablet(self, tablet: int, tail: TabletTail) -> TabletRecovery:
         store = self._store.add_tablet(tablet, tail.state)
-        if tail.damaged and not store.damaged:
-            store.on_damage(store, tail.damaged)
+        if tail.damaged:
+            store.condemn(tail.damaged)
         for pending in tail.entries:
             store.add(pending.entry, pending.position)
         store.prepared = store.durable
@@ -128,7 +128,7 @@ class Engine:
         try:
             meta = read_blob(self._store.disk, state.meta)
         except TableDamaged as error:
-            store.damage(error)
+            store.condemn(str(error))
         return TabletRecovery(
             store.tablet,
             state.lo,
@@ -259,7 +259,7 @@ class Engine:
     def compact(self, tablet: int) -> Deferred[None]:
         """Merge all tables of a tablet into one; fires when that is done."""
         try:
-            self._store.tablet(tablet).check()
+            self._store.tablet(tablet).check_whole()
         except PennCloudError:
             return fail()
         return self._compactor.request(tablet)
@@ -282,7 +282,7 @@ class Engine:
         Raises NoSuchTablet, TabletDamaged, DiskError.
         """
         store = self._store.tablet(tablet)
-        store.check()
+        store.check_whole()
         if store.state.checkpoint_no != number:
             return None
         tables = [table.retain() for table in store.tables]
@@ -291,7 +291,7 @@ class Engine:
             return export, await export.open()
         except TableDamaged as error:
             export.close()
-            raise store.damage(error) from error
+            raise store.spoil(error) from error
         except BaseException:
             export.close()
             raise
@@ -300,7 +300,28 @@ class Engine:
         """Somebody else has found a file of a tablet to be damaged."""
         store = self._tablets.get(tablet)
         if store is not None:
-            store.damage(error)
+            store.spoil(error)
+
+    def damage(self, tablet: int) -> str:
+        """What is wrong with a tablet, be it a single block; empty: nothing. Raises NoSuchTablet.
+
+        `TabletRecovery.damaged` is about tablets of which something is gone: they refuse everything. Where
+        only blocks of tables cannot be read, look-ups into these raise TabletDamaged and the rest goes on.
+        """
+        return self._store.tablet(tablet).damage
+
+    def on_damage(self, told: Callable[[int, str], None]) -> None:
+        """Call `told(tablet, reason)` whenever damage is found, in the turn that finds it."""
+        self._store.on_damage = told
+
+    def has(self, tablet: int) -> bool:
+        """Whether the engine has a tablet of this number, damaged or not."""
+        return tablet in self._tablets
+
+    @property
+    def full(self) -> bool:
+        """Whether the last flush found no room on the disk."""
+        return self._flusher.full
 
     def checkpoint_of(self, tablet: int) -> TabletState:
         """The latest checkpoint, as the manifest names it. Raises NoSuchTablet."""

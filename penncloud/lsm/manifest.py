@@ -45,7 +45,9 @@ class TabletState(msgspec.Struct, frozen=True):
     log_position: int
     meta: int = 0
     tables: tuple[TableRef, ...] = ()
+    # Why nothing of it may be used; and why some blocks of its tables may not.
     damaged: str = ""
+    spoiled: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -33,7 +33,7 @@ def estimate(store: TabletStore) -> Estimate:
             size += part
             cells += found.cells * part // table.size_bytes
     except TableDamaged as error:
-        raise store.damage(error) from error
+        raise store.spoil(error) from error
     return Estimate(size, cells)
 
 
@@ -43,7 +43,7 @@ def split_point(store: TabletStore) -> int | None:
     try:
         blocks = sorted(block for table in store.tables for block in table.spread(low, high))
     except TableDamaged as error:
-        raise store.damage(error) from error
+        raise store.spoil(error) from error
     total = sum(size for _key, size in blocks)
     below = 0
     best: tuple[int, int] | None = None

@@ -88,6 +88,8 @@ class Store:
         self.memory_bytes = 0
         # Who is told of every new checkpoint.
         self.on_checkpoint: Callable[[int, TabletState], None] = lambda _tablet, _state: None
+        # Who is told of damage: tablet and reason.
+        self.on_damage: Callable[[int, str], None] = lambda _tablet, _reason: None
         self._entropy = environment.entropy
         self._lock = DeferredLock()
         self._next_file = 1
@@ -231,8 +233,7 @@ class Store:
             for ref in state.tables:
                 store.tables.append(self.open_table(ref.file))
         except (TableDamaged, NewerFormat) as error:
-            if not store.damaged:
-                self._on_damage(store, str(error))
+            store.condemn(str(error))
         return store
 
     def remove_tablet(self, tablet: int) -> None:
@@ -241,20 +242,20 @@ class Store:
             self.release_table(table)
         self.recount()
 
-    def _on_damage(self, store: TabletStore, reason: str) -> None:
+    def _on_damage(self, store: TabletStore) -> None:
         """Report damage, and remember it in the manifest."""
-        store.damaged = reason
-        self.metrics.damaged.set(sum(bool(other.damaged) for other in self.tablets.values()))
+        self.metrics.damaged.set(sum(bool(other.damage) for other in self.tablets.values()))
         self.log.critical(
-            "Tablet {tablet} is damaged: {reason}", tablet=store.tablet, reason=reason
+            "Tablet {tablet} is damaged: {reason}", tablet=store.tablet, reason=store.damage
         )
+        self.on_damage(store.tablet, store.damage)
 
         def note(manifest: Manifest) -> Manifest:
             state = manifest.tablets.get(store.tablet)
             if state is None:
                 return manifest
-            damaged = msgspec.structs.replace(state, damaged=reason)
-            return manifest.with_tablet(store.tablet, damaged)
+            known = msgspec.structs.replace(state, damaged=store.damaged, spoiled=store.spoiled)
+            return manifest.with_tablet(store.tablet, known)
 
         # Not remembered on a full disk: it will be found again.
         Deferred.fromCoroutine(self.edit(note)).addErrback(lambda failure: failure.trap(DiskError))

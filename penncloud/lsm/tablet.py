@@ -82,9 +82,12 @@ class TabletStore:
 
     tablet: int
     state: TabletState
-    # Why the tablet is not to be used any more; and who is told when that is found out.
+    # Why the tablet is not to be used any more: something of it is gone, and nobody knows what.
     damaged: str
-    on_damage: Callable[[TabletStore, str], None]
+    # Why some blocks of its tables cannot be read. Each look into one of them fails, others are sound.
+    spoiled: str
+    # Who is told when either is found out.
+    on_damage: Callable[[TabletStore], None]
     active: Memtable
     # Version of the last committed entry, and the configuration it was decided in.
     committed: int
@@ -103,7 +106,7 @@ class TabletStore:
 
     @classmethod
     def of(
-        cls, tablet: int, state: TabletState, on_damage: Callable[[TabletStore, str], None]
+        cls, tablet: int, state: TabletState, on_damage: Callable[[TabletStore], None]
     ) -> TabletStore:
         """A tablet as its last checkpoint left it, without its tables."""
         version = state.version
@@ -111,6 +114,7 @@ class TabletStore:
             tablet,
             state,
             state.damaged,
+            state.spoiled,
             on_damage,
             Memtable(state.log_position),
             version,
@@ -120,15 +124,32 @@ class TabletStore:
         )
 
     def check(self) -> None:
-        """Raise TabletDamaged unless the tablet can be trusted."""
+        """Raise TabletDamaged unless what can be read of the tablet is right."""
         if self.damaged:
             raise TabletDamaged(self.tablet, self.damaged)
 
-    def damage(self, error: PennCloudError) -> TabletDamaged:
-        """Something of the tablet cannot be read: what to raise."""
+    def check_whole(self) -> None:
+        """Raise TabletDamaged unless all of it can be read, as far as is known."""
+        if self.damage:
+            raise TabletDamaged(self.tablet, self.damage)
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with it, or empty."""
+        return self.damaged or self.spoiled
+
+    def spoil(self, error: PennCloudError) -> TabletDamaged:
+        """A block of a table cannot be read: what to raise."""
+        if not self.spoiled:
+            self.spoiled = str(error)
+            self.on_damage(self)
+        return TabletDamaged(self.tablet, str(error))
+
+    def condemn(self, reason: str) -> None:
+        """Something of the tablet is gone: nothing of it may be used."""
         if not self.damaged:
-            self.on_damage(self, str(error))
-        return TabletDamaged(self.tablet, self.damaged)
+            self.damaged = reason
+            self.on_damage(self)
 
     @property
     def memory_bytes(self) -> int:
@@ -226,7 +247,7 @@ def get_slot(
                 if slot is not None:
                     return slot
         except TableDamaged as error:
-            raise owner.damage(error) from error
+            raise owner.spoil(error) from error
     return None
 
 
@@ -240,4 +261,4 @@ def scan_cells(
                 row, col = unpack(key)
                 yield ScannedCell(row, col, slot.version, slot.value)
     except TableDamaged as error:
-        raise owner.damage(error) from error
+        raise owner.spoil(error) from error

@@ -111,7 +111,7 @@ def inspect(disk: Disk) -> Inspection:
                 state.tables,
                 meta,
                 len(tail.entries),
-                state.damaged or tail.damaged,
+                state.damaged or tail.damaged or state.spoiled,
             )
         )
     segments = tuple(log.survey.segments)
@@ -146,8 +146,8 @@ def verify(disk: Disk) -> Report:
     except (StoreDamaged, NewerFormat, DiskError) as error:
         report.problems.append(str(error))
     for tablet, state in manifest.tablets.items():
-        if state.damaged:
-            report.problems.append(f"tablet {tablet}: marked as damaged: {state.damaged}")
+        for reason in filter(None, (state.damaged, state.spoiled)):
+            report.problems.append(f"tablet {tablet}: marked as damaged: {reason}")
         if not state.lo < state.hi:
             report.problems.append(f"tablet {tablet}: empty range")
         try:
@@ -194,7 +194,7 @@ def dump(disk: Disk, tablet: int | None = None) -> Iterator[tuple[int, ScannedCe
 
 
 def _dump(disk: Disk, tablet: int, tail: TabletTail) -> Iterator[ScannedCell]:
-    store = TabletStore.of(tablet, tail.state, _remember)
+    store = TabletStore.of(tablet, tail.state, _told_by_the_error)
     memtable = Memtable(0)
     for pending in tail.entries:
         memtable.apply(pending.entry)
@@ -213,5 +213,5 @@ def _dump(disk: Disk, tablet: int, tail: TabletTail) -> Iterator[ScannedCell]:
             table.release()
 
 
-def _remember(store: TabletStore, reason: str) -> None:
-    store.damaged = reason
+def _told_by_the_error(_store: TabletStore) -> None:
+    """Nothing is remembered here."""

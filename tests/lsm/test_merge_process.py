@@ -67,8 +67,9 @@ class ProcessMergerTests(TestCase):
             file.write(b"\0\0\0\0")
         with self.assertRaises(TableDamaged):
             await self.engine.compact(1)
+        self.assertIn("00000001.table", self.engine.damage(1))
         with self.assertRaises(TabletDamaged):
-            self.engine.get(1, b"row", b"c0")
+            await self.engine.compact(1)
         self.assertEqual(len(self.disk.listdir("lsm/tables")), 3)
 
     async def test_killed(self) -> None:
