@@ -22,6 +22,7 @@ from penncloud.cli import (
     raft,
     simulate,
     status,
+    torture,
     up,
     user,
 )
@@ -44,6 +45,7 @@ _GROUPS = (
     lsm,
     raft,
     simulate,
+    torture,
 )
 
 

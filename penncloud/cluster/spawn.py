@@ -6,7 +6,7 @@ import contextlib
 import os
 import site
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -72,11 +72,22 @@ class _Child:
             self._transport.signalProcess(name)
 
 
-def role_launch(reactor: Any, layout: Layout, server: Server) -> Launch:
-    """A function that starts the process of `server`; `reactor` has IReactorProcess."""
+def role_launch(
+    reactor: Any,
+    layout: Layout,
+    server: Server,
+    inside: Sequence[str] = (),
+    variables: Mapping[str, str] = {},
+) -> Launch:
+    """A function that starts the process of `server`; `reactor` has IReactorProcess.
+
+    `inside` is a command that becomes the one that follows it in its arguments, without a new process
+    (`ip netns exec NAME`). `variables` are environment variables besides ours.
+    """
 
     def launch(ended: Callable[[Ended], None]) -> Running:
         arguments = [
+            *inside,
             sys.executable,
             "-m",
             CHILD_MODULE,
@@ -90,9 +101,9 @@ def role_launch(reactor: Any, layout: Layout, server: Server) -> Launch:
         try:
             transport = reactor.spawnProcess(
                 _RoleProcess(server.id, ended),
-                sys.executable,
+                arguments[0],
                 arguments,
-                env=child_environment(os.environ),
+                env={**child_environment(os.environ), **variables},
                 path=str(layout.root),
                 childFDs={0: nothing, 1: "r", 2: "r"},
             )

@@ -52,9 +52,13 @@ class History:
     operations: list[Operation] = field(factory=list)
     ticks: int = 0
 
-    def begin(self, user: str, at_s: float, key: str, kind: str, *arguments: Any) -> Operation:
+    def tick(self) -> int:
+        """The place of what happens now."""
         self.ticks += 1
-        operation = Operation(user, key, kind, arguments, self.ticks, at_s)
+        return self.ticks
+
+    def begin(self, user: str, at_s: float, key: str, kind: str, *arguments: Any) -> Operation:
+        operation = Operation(user, key, kind, arguments, self.tick(), at_s)
         self.operations.append(operation)
         return operation
 
@@ -66,8 +70,7 @@ class History:
         self._end(operation, Outcome.FAILED)
 
     def _end(self, operation: Operation, outcome: Outcome) -> None:
-        self.ticks += 1
-        operation.returned = self.ticks
+        operation.returned = self.tick()
         operation.outcome = outcome
 
     def by_key(self) -> dict[str, list[Operation]]:

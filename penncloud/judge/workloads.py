@@ -68,11 +68,14 @@ class User:
 
 
 class Workload:
-    """See the module. `chance` is for what is the same for all users of a run."""
+    """See the module. `chance` is for what is the same for all users of a run.
+
+    All names that it uses begin with `prefix`, so that several may use one cluster one after the other.
+    """
 
     name: ClassVar[str]
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, prefix: str = "") -> None:
         self.history = History()
         self.violations: list[str] = []
         # What no verdict was found on.
@@ -142,9 +145,9 @@ class Registers(Workload):
 
     name = "registers"
 
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__(chance)
-        self._keys = [f"register/{n}" for n in range(chance.choice((1, 3, 8)))]
+    def __init__(self, chance: random.Random, prefix: str = "") -> None:
+        super().__init__(chance, prefix)
+        self._keys = [f"{prefix}register/{n}" for n in range(chance.choice((1, 3, 8)))]
         self._reads = chance.choice((0.2, 0.5, 0.7))
         self._puts = chance.choice((0.1, 0.3))
 
@@ -203,8 +206,8 @@ class Registers(Workload):
 class HotRegister(Registers):
     """One cell for all."""
 
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__(chance)
+    def __init__(self, chance: random.Random, prefix: str = "") -> None:
+        super().__init__(chance, prefix)
         self._keys = self._keys[:1]
 
 
@@ -213,9 +216,9 @@ class Counters(Workload):
 
     name = "counters"
 
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__(chance)
-        self._keys = [f"counter/{n}" for n in range(chance.choice((1, 4)))]
+    def __init__(self, chance: random.Random, prefix: str = "") -> None:
+        super().__init__(chance, prefix)
+        self._keys = [f"{prefix}counter/{n}" for n in range(chance.choice((1, 4)))]
         self._final: dict[str, int] = {}
 
     async def step(self, user: User) -> None:
@@ -254,20 +257,23 @@ class Bank(Workload):
 
     name = "bank"
 
-    _ROW = b"bank"
     _ACCOUNTS = tuple(b"account/%d" % n for n in range(5))
     _EACH = 100
+
+    def __init__(self, chance: random.Random, prefix: str = "") -> None:
+        super().__init__(chance, prefix)
+        self._row = b"%bbank" % prefix.encode()
 
     async def step(self, user: User) -> None:
         table, deadline_s = user.access.table, user.deadline_s
         try:
-            cells = (await table.scan(self._ROW, deadline_s=deadline_s)).cells
+            cells = (await table.scan(self._row, deadline_s=deadline_s)).cells
         except (Unavailable, Refused):
             return
         if not cells:
             opening = [IfVersion(account, 0) for account in self._ACCOUNTS]
             filling = [PutCell(account, b"%d" % self._EACH) for account in self._ACCOUNTS]
-            asking = table.mutate(self._ROW, (*opening, *filling), deadline_s=deadline_s)
+            asking = table.mutate(self._row, (*opening, *filling), deadline_s=deadline_s)
             await self.ask(user, "bank", "open", (), asking)
             return
         self._audit(user, [int(cell.value) for cell in cells])
@@ -279,12 +285,12 @@ class Bank(Workload):
             PutCell(source.col, b"%d" % (int(source.value) - amount)),
             PutCell(target.col, b"%d" % (int(target.value) + amount)),
         )
-        asking = table.mutate(self._ROW, moving, deadline_s=deadline_s)
+        asking = table.mutate(self._row, moving, deadline_s=deadline_s)
         await self.ask(user, "bank", "move", (amount,), asking)
 
     async def look(self, user: User) -> None:
         try:
-            page = await user.access.table.scan(self._ROW, deadline_s=user.deadline_s)
+            page = await user.access.table.scan(self._row, deadline_s=user.deadline_s)
         except (Unavailable, Refused):
             return
         if page.cells:
@@ -295,7 +301,7 @@ class Bank(Workload):
             self.violated(f"{user.name} saw {amounts} at {user.now_s():.3f} s")
 
     async def settle(self, user: User) -> None:
-        page = await settled("scan bank", user.access.table.scan(self._ROW, deadline_s=SETTLE_S))
+        page = await settled("scan bank", user.access.table.scan(self._row, deadline_s=SETTLE_S))
         if page.cells:
             self._audit(user, [int(cell.value) for cell in page.cells])
         elif any(
@@ -312,11 +318,11 @@ class Appends(Workload):
 
     name = "appends"
 
-    _ROW = b"log"
     _PREFIX = b"entry/"
 
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__(chance)
+    def __init__(self, chance: random.Random, prefix: str = "") -> None:
+        super().__init__(chance, prefix)
+        self._row = b"%blog" % prefix.encode()
         self._pad = chance.choice((0, 0, 1000, 5000))
         self._final: list[tuple[bytes, bytes]] = []
 
@@ -324,13 +330,13 @@ class Appends(Workload):
         value = user.unique()
         padded = value + b" " + b"." * user.chance.randint(0, self._pad)
         asking = user.access.table.mutate(
-            self._ROW, [AppendCell(self._PREFIX, padded)], deadline_s=user.deadline_s
+            self._row, [AppendCell(self._PREFIX, padded)], deadline_s=user.deadline_s
         )
         await self.ask(user, "log", "append", (value,), asking)
 
     async def settle(self, user: User) -> None:
         # Not scan_all: its pages have the usual deadline, which is shorter.
-        cells = await settled("scan log", scan_all(user.access.table, self._ROW, self._PREFIX))
+        cells = await settled("scan log", scan_all(user.access.table, self._row, self._PREFIX))
         self._final = [(cell.col, cell.value.partition(b" ")[0]) for cell in cells]
 
     def check(self) -> list[str]:
@@ -367,17 +373,16 @@ class Watched(Workload):
 
     name = "watched"
 
-    _ROW = b"watched"
-
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__(chance)
+    def __init__(self, chance: random.Random, prefix: str = "") -> None:
+        super().__init__(chance, prefix)
+        self._row = b"%bwatched" % prefix.encode()
         self._seen: dict[str, bytes | None] = {}
         self._calls = 0
 
     def join(self, user: User) -> None:
         # A killed program watches no more; the next one on that host takes its place.
         client = user.name.partition("/")[0]
-        user.access.table.watch(self._ROW, lambda _: self._changed(client, user))
+        user.access.table.watch(self._row, lambda _: self._changed(client, user))
 
     def _changed(self, client: str, user: User) -> None:
         self._calls += 1
@@ -385,17 +390,17 @@ class Watched(Workload):
         reading.addErrback(lambda failure: failure.trap(Unavailable, Refused) and None)
 
     async def _read(self, client: str, user: User) -> None:
-        cell = await user.access.table.get(self._ROW, b"v", deadline_s=SETTLE_S)
+        cell = await user.access.table.get(self._row, b"v", deadline_s=SETTLE_S)
         self._seen[client] = None if cell is None else cell.value
 
     async def step(self, user: User) -> None:
-        asking = user.access.table.put(self._ROW, b"v", user.unique(), deadline_s=user.deadline_s)
+        asking = user.access.table.put(self._row, b"v", user.unique(), deadline_s=user.deadline_s)
         await self.ask(user, "watched", "put", (), asking)
 
     async def settle(self, user: User) -> None:
         last = user.unique()
         await settled(
-            "put watched", user.access.table.put(self._ROW, b"v", last, deadline_s=SETTLE_S)
+            "put watched", user.access.table.put(self._row, b"v", last, deadline_s=SETTLE_S)
         )
         clock = user.access.environment.reactor
         for _ in range(60):
@@ -414,7 +419,9 @@ class Flags(Workload):
 
     name = "flags"
 
-    _NODE = "http-1"
+    def __init__(self, chance: random.Random, prefix: str = "") -> None:
+        super().__init__(chance, prefix)
+        self._node = f"{prefix}http-1"
 
     async def step(self, user: User) -> None:
         directory = user.access.directory
@@ -424,7 +431,7 @@ class Flags(Workload):
         enabled = user.chance.random() < 0.5
         try:
             await self.ask(
-                user, "enabled", "put", (enabled,), directory.set_enabled(self._NODE, enabled)
+                user, "enabled", "put", (enabled,), directory.set_enabled(self._node, enabled)
             )
         except NoSuchNode:
             self.history.failed(self.history.operations[-1])
@@ -438,7 +445,7 @@ class Flags(Workload):
     async def _look(self, user: User) -> bool:
         """As long as nobody has disabled it, a frontend is enabled, even before it is known."""
         view = await user.access.directory.view()
-        return all(node.enabled for node in view.nodes if node.id == self._NODE)
+        return all(node.enabled for node in view.nodes if node.id == self._node)
 
     async def settle(self, user: User) -> None:
         clock = user.access.environment.reactor
