@@ -214,7 +214,10 @@ class StagePiece:
 
 @frozen
 class ReadPiece:
-    """Read own checkpoint `number` at `offset` and send it as a Piece; if it is gone, send nothing."""
+    """Read own checkpoint `number` at `offset` and send it as a Piece.
+
+    If that is gone, send nothing and call `Replica.piece_gone`.
+    """
 
     to: str
     cfg: int

@@ -12,6 +12,8 @@ from typing import Literal
 
 from attrs import define, field
 
+from penncloud.replication.messages import Checkpoint
+
 
 @define(eq=False)
 class Peer:
@@ -34,6 +36,8 @@ class Peer:
     # Since when it has had to keep something without getting further.
     behind_since: float | None = None
     offered_at: float = float("-inf")
+    # What it was offered, until that is gone: a newer checkpoint would make it begin anew.
+    offered: Checkpoint | None = None
     checkpoint_version: int = 0
     _in_flight: deque[int] = field(factory=deque)
 
@@ -80,5 +84,6 @@ class Peer:
 
     def needs_checkpoint(self, version: int) -> None:
         self.state = "checkpoint"
+        self.offered = None
         self.checkpoint_version = version
         self._in_flight.clear()

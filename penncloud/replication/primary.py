@@ -212,6 +212,12 @@ class Primary:
             ReadPiece(fetch.sender, self.config.cfg, fetch.number, fetch.offset)
         )
 
+    def piece_gone(self, peer_id: str, number: int) -> None:
+        """The checkpoint `number` cannot be given to a peer: it is offered the latest one instead."""
+        peer = self.peers.get(peer_id)
+        if peer is not None and peer.offered is not None and peer.offered.number == number:
+            peer.offered = None
+
     def suspect(self, peer_id: str) -> None:
         """The coordinators take a member for dead: a takeover need not wait to find that out itself."""
         peer = self.peers.get(peer_id)
@@ -360,14 +366,18 @@ class Primary:
             if peer.state in ("probe", "replicate"):
                 self._prep(peer, beacon=True)
             elif peer.state == "checkpoint" and state.now - peer.offered_at >= options.repeat_s:
-                peer.offered_at = state.now
-                peer.checkpoint_version = state.log.checkpoint.version
-                state.send(
-                    Offer(state.id, peer.id, state.group, self.config.cfg, state.log.checkpoint)
-                )
+                self._offer(peer)
             silent = state.now - peer.heard_at > 4 * options.silence_s
             if silent and not peer.member and peer.id != self.joint:
                 del self.peers[peer.id]
+
+    def _offer(self, peer: Peer) -> None:
+        state, log = self.state, self.state.log
+        if peer.offered is None or peer.offered.version < log.base_version:
+            peer.offered = log.checkpoint
+        peer.offered_at = state.now
+        peer.checkpoint_version = peer.offered.version
+        state.send(Offer(state.id, peer.id, state.group, self.config.cfg, peer.offered))
 
     def _prep(self, peer: Peer, beacon: bool = False) -> bool:
         """Send entries, or at least a beacon; false when the log does not reach back far enough."""

@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
+from attrs import evolve
+
 from penncloud.replication.catch_up import CatchUp
 from penncloud.replication.lease import Promise
 from penncloud.replication.log import ReplicaLog
@@ -50,7 +52,8 @@ class Replica:
     """See the module. `make_noop(version, entry_cfg)` gives an entry without effect.
 
     `broken(rule)` is false outside of the simulation, which proves with it that its checkers would notice
-    a rule that is missing.
+    a rule that is missing. `promise`: what the replica has promised already; None after a start, which
+    forgets it.
     """
 
     def __init__(
@@ -62,11 +65,13 @@ class Replica:
         now: float,
         *,
         options: Options | None = None,
+        promise: Promise | None = None,
         broken: Callable[[str], bool] = nothing_broken,
     ) -> None:
         options = options or Options()
-        promise = Promise(options.leases)
-        promise.forget_with_restart(now)
+        if promise is None:
+            promise = Promise(options.leases)
+            promise.forget_with_restart(now)
         self.state = ReplicaState(
             replica_id,
             group,
@@ -104,6 +109,11 @@ class Replica:
     def tip(self) -> Tip:
         """For the next pong."""
         return self.state.tip()
+
+    @property
+    def promise(self) -> Promise:
+        """What this replica has promised: the replica of a half of its group begins with it."""
+        return evolve(self.state.promise)
 
     @property
     def alarm(self) -> str:
@@ -174,6 +184,12 @@ class Replica:
         self.state.now = max(self.state.now, now)
         if isinstance(self.part, Primary):
             self.part.suspect(peer)
+
+    def piece_gone(self, peer: str, number: int, now: float) -> None:
+        """A piece of the checkpoint `number` that `peer` asked for cannot be given to it."""
+        self.state.now = max(self.state.now, now)
+        if isinstance(self.part, Primary):
+            self.part.piece_gone(peer, number)
 
     def checkpointed(self, checkpoint: Checkpoint) -> None:
         """A checkpoint of committed state is on disk: the log in memory may begin behind it.

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.placement.successor import choose_successor
 from penncloud.replication.lease import LeaseTimes
-from penncloud.replication.messages import Ack, Configuration, Prep, Ready, Reason, Reject, Tip
+from penncloud.replication.messages import (
+    Ack,
+    Checkpoint,
+    Configuration,
+    Offer,
+    Prep,
+    Ready,
+    Reason,
+    Reject,
+    Sync,
+    Tip,
+)
 from penncloud.replication.primary import Refused
 from penncloud.replication.replica import Replica
 from penncloud.replication.state import Durable, Options, nothing_broken
@@ -107,6 +119,33 @@ class PrimaryTests(SynchronousTestCase):
         self.ack(replica, "c", 3, 1)
         return replica
 
+    def offers(self, replica: Replica, now: float) -> list[int]:
+        replica.tick(now)
+        sent = [said for ready in work(replica) for said in (*ready.prompt, *ready.messages)]
+        return [said.checkpoint.number for said in sent if isinstance(said, Offer)]
+
+    def test_offers_the_same_until_it_is_gone(self) -> None:
+        """A new checkpoint does not make a transfer begin anew; one that is gone is not offered again."""
+        replica = self.primary(3)
+        for version in (1, 2, 3):
+            for sender in ("b", "c"):
+                self.ack(replica, sender, 3, version)
+            if version < 3:
+                replica.propose(write(version + 1, 3), 0.6)
+                work(replica)
+        replica.checkpointed(Checkpoint(1, 2, 3))
+        replica.step(Sync("d", "a", 1, 77, 0, 0, True), 0.6)
+        replica.step(Reject("d", "a", 1, 3, Reason.GAP, 2, 0), 0.6)
+        self.assertEqual(self.offers(replica, 0.8), [1])
+        replica.checkpointed(Checkpoint(2, 3, 3))
+        self.assertEqual(self.offers(replica, 1.4), [1])
+        replica.piece_gone("d", 9, 1.4)
+        self.assertEqual(self.offers(replica, 2.0), [1])
+        replica.piece_gone("d", 1, 2.0)
+        self.assertEqual(self.offers(replica, 2.6), [2])
+        # The log still reaches back to what was offered first.
+        self.assertEqual(replica.state.log.base_version, 2)
+
     def test_stale(self) -> None:
         """REJECT(STALE) of a higher cfg ends it, and whoever waits is told UNKNOWN."""
         replica = self.primary_serving()
@@ -163,6 +202,17 @@ class SecondaryTests(SynchronousTestCase):
         assert ready is not None
         self.assertEqual((ready.seal, len(ready.entries), ready.prompt), (1, 1, ()))
         self.assertIsInstance(ready.messages[0], Ack)
+
+    def test_promise_of_the_parent(self) -> None:
+        """A half of a split group's replica keeps what the whole has promised, and forgets nothing."""
+        whole = Replica("b", 1, Durable(5, False), noop, 0.0)
+        whole.step(self.prep(1, (0, 0)), 1.0)
+        work(whole)
+        for sender, promised in (("a", True), ("c", False)):
+            half = Replica("b", 2, Durable(5, False, 1), noop, 1.0, promise=whole.promise)
+            half.step(evolve(self.prep(2, (0, 0)), group=2, sender=sender), 1.1)
+            sent = [said for ready in work(half) for said in (*ready.prompt, *ready.messages)]
+            self.assertEqual(any(isinstance(said, Ack) for said in sent), promised)
 
     def test_lease_times(self) -> None:
         """A lease that could outlive its promise on slow and fast clocks is refused."""

@@ -502,6 +502,8 @@ class World:
     def send_piece(self, host: Host, wanted: ReadPiece) -> None:
         disk = host.disk
         if disk.checkpoint.number != wanted.number:
+            assert host.replica is not None
+            host.replica.piece_gone(wanted.to, wanted.number, self.local(host))
             return
         size = max(256, len(disk.state) // 3)
         data = disk.state[wanted.offset : wanted.offset + size]
