@@ -111,11 +111,16 @@ class Appender:
     def _written(self, _ignored: None, batch: Batch) -> None:
         self._in_flight.remove(batch)
         self._in_flight_bytes -= batch.size_bytes
+        position = batch.position
+        # Tablets may be gone, or be new ones of the same number.
+        stores = {
+            tablet: store
+            for tablet in {entry.tablet for entry in batch.entries}
+            if (store := self._tablets.get(tablet)) is not None and position >= store.born
+        }
         for entry in batch.entries:
-            store = self._tablets.get(entry.tablet)
-            # It may be gone, or be a new one of the same number.
-            if store is not None and batch.position >= store.born:
-                store.add(entry, batch.position)
+            if entry.tablet in stores:
+                stores[entry.tablet].add(entry, position)
         batch.done.callback(None)
         self._resume_stalled()
 

@@ -19,27 +19,35 @@ In the file, content is followed by a trailer
 The salt is a random number of the table file: a block that belongs elsewhere is not taken for one of
 this file.
 
-A block is decoded lazily: the first look-up touches the few cells that the bisection visits; the keys of
-a block that is much used are decoded once.
+A block is kept as the bytes that were read. A look-up finds its key among the first keys of groups of
+cells, which are decoded at the first look-up, and then searches the bytes of that one group: a few
+calls into C. Merges take whole cells as they stand, without looking into them.
 """
 
 from __future__ import annotations
 
 import sys
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise
 from struct import Struct
-from typing import Final
+from typing import Final, TypeAlias
 
 import google_crc32c
 import zstandard
 
+from penncloud.lsm.cache import Cached
 from penncloud.lsm.errors import TableDamaged
 from penncloud.lsm.memtable import Slot, StoredCell, Tombstone
 
+# A key and its cell, encoded.
+RawCell: TypeAlias = tuple[bytes, bytes]
+
 TRAILER_BYTES: Final = 5
 _TOMBSTONE: Final = 0xFFFFFFFF
+_TOMBSTONE_MARK: Final = b"\xff\xff\xff\xff"
+_TOMBSTONE_AT: Final = 2
 _CELL: Final = Struct("<HIQ")
 _TRAILER: Final = Struct("<BI")
 _COUNT: Final = Struct("<I")
@@ -49,32 +57,53 @@ _PLAIN: Final = 0
 _ZSTD: Final = 1
 # Compression that saves less than an eighth is not worth the decompression.
 _WORTH: Final = 7 / 8
-# Uses after which a block's keys are decoded.
-_MUCH_USED: Final = 32
+# Cells in a group.
+_GROUP: Final = 16
+# Encoded at once by a flush.
+_PIECE_BYTES: Final = 16 * 1024
+# Cells that a scan decodes at once.
+_RUN: Final = 64
 
 
-def encode_block(cells: Sequence[tuple[bytes, Slot]]) -> bytes:
-    """The content of a block; `cells` in the order of keys."""
-    parts: list[bytes] = []
-    offsets = array("I")
+def encode_cell(key: bytes, slot: Slot) -> bytes:
+    """One cell as it stands in a block."""
+    if isinstance(slot, StoredCell):
+        value = slot.value
+        return _CELL.pack(len(key), len(value), slot.version) + key + value
+    return _CELL.pack(len(key), _TOMBSTONE, slot.version) + key
+
+
+def encode_runs(runs: Iterable[list[tuple[bytes, Slot]]]) -> Iterator[list[RawCell]]:
+    """The same for many, in pieces that take little time and memory, whatever the size of values."""
+    cells: list[RawCell] = []
     size = 0
-    pack = _CELL.pack
-    for key, slot in cells:
-        offsets.append(size)
-        if isinstance(slot, StoredCell):
-            value = slot.value
-            parts += (pack(len(key), len(value), slot.version), key, value)
-            size += _CELL_BYTES + len(key) + len(value)
-        else:
-            parts += (pack(len(key), _TOMBSTONE, slot.version), key)
-            size += _CELL_BYTES + len(key)
-    parts += (_little_endian(offsets).tobytes(), _COUNT.pack(len(offsets)))
-    return b"".join(parts)
+    for run in runs:
+        for key, slot in run:
+            cell = encode_cell(key, slot)
+            cells.append((key, cell))
+            size += len(cell)
+            if size >= _PIECE_BYTES:
+                yield cells
+                cells, size = [], 0
+    yield cells
 
 
-def cell_bytes(key: bytes, slot: Slot) -> int:
-    """What a cell adds to a block, its offset aside."""
-    return _CELL_BYTES + len(key) + (len(slot.value) if isinstance(slot, StoredCell) else 0)
+def is_tombstone(cell: bytes) -> bool:
+    """Whether an encoded cell is one."""
+    return cell.startswith(_TOMBSTONE_MARK, _TOMBSTONE_AT)
+
+
+def count_tombstones(content: bytes, cells: Sequence[bytes]) -> int:
+    """How many of `cells` are tombstones; `content` is a block of them."""
+    # One search mostly answers for all.
+    return sum(map(is_tombstone, cells)) if _TOMBSTONE_MARK in content else 0
+
+
+def encode_block(cells: Sequence[bytes]) -> bytes:
+    """The content of a block; `cells` are encoded, in the order of keys."""
+    offsets = array("I", accumulate(map(len, cells), initial=0))
+    offsets.pop()
+    return b"".join((*cells, _little_endian(offsets).tobytes(), _COUNT.pack(len(cells))))
 
 
 def _little_endian(offsets: array[int]) -> array[int]:
@@ -114,21 +143,23 @@ def unseal(data: bytes, salt: int, offset: int, path: str) -> bytes:
     return content if kind == _PLAIN else zstandard.ZstdDecompressor().decompress(content)
 
 
-class Block:
+class Block(Cached):
     """Cells of one block's content."""
 
-    __slots__ = ("_content", "_count", "_keys", "_offsets", "_uses", "size_bytes")
+    __slots__ = ("_content", "_count", "_groups", "_offsets")
 
     def __init__(self, content: bytes) -> None:
         end = len(content) - _COUNT.size
         count = _COUNT.unpack_from(content, end)[0]
         self._content = content
         self._count: int = count
+        # Where each cell starts, and where the last one ends.
         self._offsets = _little_endian(array("I", content[end - 4 * count : end]))
-        self._keys: list[bytes] | None = None
-        self._uses = 0
-        # About what it takes in memory.
-        self.size_bytes = len(content) + 4 * count + 200
+        self._offsets.append(end - 4 * count)
+        # First keys of the groups, once they are needed.
+        self._groups: list[bytes] = []
+        # About what it takes in memory, groups included.
+        super().__init__(len(content) + (4 + 100 // _GROUP) * count + 300)
 
     def __len__(self) -> int:
         return self._count
@@ -148,34 +179,72 @@ class Block:
         start = offset + _CELL_BYTES + key_bytes
         return StoredCell(version, content[start : start + value_bytes])
 
-    def used(self) -> int:
-        """To be called at each use from the cache; returns by how many bytes the block has grown.
-
-        A block that is much used decodes its keys once, which makes look-ups in it a third cheaper, and
-        the block half as large again: not worth it for one that will soon be pushed out.
-        """
-        self._uses += 1
-        if self._uses != _MUCH_USED:
-            return 0
-        self._keys = [self.key(index) for index in range(self._count)]
-        grown = sum(map(len, self._keys)) + 50 * self._count
-        self.size_bytes += grown
-        return grown
+    def _group(self, key: bytes) -> int:
+        """Index of the first cell of the group that has `key` if the block has it; -1: it does not."""
+        if not self._groups:
+            self._groups = [self.key(index) for index in range(0, self._count, _GROUP)]
+        return bisect_right(self._groups, key) * _GROUP - _GROUP
 
     def find(self, key: bytes) -> int:
         """Index of the first cell whose key is not below `key`."""
-        if self._keys is not None:
-            return bisect_left(self._keys, key)
-        return bisect_left(range(self._count), key, key=self.key)
+        low = self._group(key)
+        if low < 0:
+            return 0
+        high = min(low + _GROUP, self._count)
+        return bisect_left(range(self._count), key, low, high, key=self.key)
 
     def get(self, key: bytes) -> Slot | None:
-        index = self.find(key)
-        if index < self._count and self.key(index) == key:
-            return self.slot(index)
-        return None
+        low = self._group(key)
+        if low < 0:
+            return None
+        content, offsets = self._content, self._offsets
+        high = min(low + _GROUP, self._count)
+        start = content.find(key, offsets[low] + _CELL_BYTES, offsets[high])
+        if start < 0:
+            return None
+        offset = start - _CELL_BYTES
+        if offset in offsets[low:high]:
+            key_bytes, value_bytes, version = _CELL.unpack_from(content, offset)
+            if key_bytes == len(key):
+                if value_bytes == _TOMBSTONE:
+                    return Tombstone(version)
+                start += key_bytes
+                return StoredCell(version, content[start : start + value_bytes])
+        # The same bytes stand in a value, or begin a longer key.
+        index = bisect_left(range(self._count), key, low, high, key=self.key)
+        return self.slot(index) if index < high and self.key(index) == key else None
 
-    def scan(self, first: bytes, last: bytes, reverse: bool) -> Iterator[tuple[bytes, Slot]]:
-        """Slots with first <= key < last, in order or in reverse."""
-        indexes = range(self.find(first), self.find(last))
-        for index in reversed(indexes) if reverse else indexes:
-            yield self.key(index), self.slot(index)
+    def forward(self, index: int, last: bytes) -> list[tuple[bytes, Slot]]:
+        """Some cells from `index` on, below `last`, in order; empty when there are no more."""
+        content = self._content
+        unpack = _CELL.unpack_from
+        cells: list[tuple[bytes, Slot]] = []
+        for offset in self._offsets[index : min(index + _RUN, self._count)]:
+            key_bytes, value_bytes, version = unpack(content, offset)
+            start = offset + _CELL_BYTES
+            end = start + key_bytes
+            key = content[start:end]
+            if key >= last:
+                break
+            if value_bytes == _TOMBSTONE:
+                cells.append((key, Tombstone(version)))
+            else:
+                cells.append((key, StoredCell(version, content[end : end + value_bytes])))
+        return cells
+
+    def backward(self, index: int, first: bytes) -> list[tuple[bytes, Slot]]:
+        """Some cells before `index`, not below `first`, in reverse order; empty: there are no more."""
+        low = max(index - _RUN, 0)
+        if low < index and self.key(low) < first:
+            low = bisect_left(range(self._count), first, low, index, key=self.key)
+        return [(self.key(number), self.slot(number)) for number in range(index - 1, low - 1, -1)]
+
+    def raw(self) -> list[RawCell]:
+        """All cells as they stand, in order."""
+        content = self._content
+        raw: list[RawCell] = []
+        for start, end in pairwise(self._offsets):
+            key = start + _CELL_BYTES
+            key_bytes = content[start] + (content[start + 1] << 8)
+            raw.append((content[key : key + key_bytes], content[start:end]))
+        return raw

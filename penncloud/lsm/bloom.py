@@ -17,12 +17,15 @@ about one absent key in a hundred through.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from struct import Struct
+from typing import Final, TypeAlias
 
 import mmh3
 
-_WORD_BYTES: Final = 32
+WORD_BYTES: Final = 32
 _ENTRIES: Final = 2048
+# The low and the high half of the digest's first 64 bits; mmh3 gives them in little-endian order.
+_DIGEST: Final = Struct("<II8x").unpack
 
 
 def _masks(seed: int) -> list[int]:
@@ -40,29 +43,33 @@ _A: Final = _masks(1)
 _B: Final = _masks(2)
 
 
-def digest_of(key: bytes) -> int:
-    """What a filter wants to know of a key."""
-    return mmh3.mmh3_x64_128_utupledigest(key, 0)[0]
+# What a filter wants to know of a key: where its word lies, in [0, 2^32), and its bits in the word.
+Probe: TypeAlias = tuple[int, int]
+
+
+def probe_of(key: bytes) -> Probe:
+    low, position = _DIGEST(mmh3.mmh3_x64_128_digest(key, 0))
+    return position, _A[low & 2047] | _B[low >> 11 & 2047]
 
 
 class BloomBuilder:
     """A filter being filled with up to `keys` keys (more only make it less precise)."""
 
     def __init__(self, keys: int, bits_per_key: int) -> None:
-        self._words = [0] * max(1, -(-keys * bits_per_key // (8 * _WORD_BYTES)))
+        self._words = [0] * max(1, -(-keys * bits_per_key // (8 * WORD_BYTES)))
 
     def add(self, keys: Iterable[bytes]) -> None:
         words, count = self._words, len(self._words)
+        digest, unpack, a, b = mmh3.mmh3_x64_128_digest, _DIGEST, _A, _B
         for key in keys:
-            digest = digest_of(key)
-            words[(digest >> 32) * count >> 32] |= _A[digest & 2047] | _B[digest >> 11 & 2047]
+            low, position = unpack(digest(key, 0))
+            words[position * count >> 32] |= a[low & 2047] | b[low >> 11 & 2047]
 
     def finish(self) -> bytes:
-        return b"".join([word.to_bytes(_WORD_BYTES, "little") for word in self._words])
+        return b"".join([word.to_bytes(WORD_BYTES, "little") for word in self._words])
 
 
-def may_contain(words: bytes, digest: int) -> bool:
-    """False: the key of that digest was never added."""
-    start = ((digest >> 32) * (len(words) // _WORD_BYTES) >> 32) * _WORD_BYTES
-    mask = _A[digest & 2047] | _B[digest >> 11 & 2047]
-    return int.from_bytes(words[start : start + _WORD_BYTES], "little") & mask == mask
+def may_contain(words: bytes, probe: Probe) -> bool:
+    """False: the key of that probe was never added."""
+    start = (probe[0] * (len(words) // WORD_BYTES) >> 32) * WORD_BYTES
+    return int.from_bytes(words[start : start + WORD_BYTES], "little") & probe[1] == probe[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from penncloud.lsm.memtable import Slot
+from penncloud.lsm.block import RawCell
 from penncloud.lsm.options import EngineOptions
 from penncloud.lsm.pacing import Pacer
 from penncloud.lsm.store import Store, table_path
@@ -18,10 +18,8 @@ from penncloud.platform.errors import DiskError
 _SYNC_BYTES: Final = 1024 * 1024
 
 
-async def build_table(
-    store: Store, cells: Iterator[tuple[bytes, Slot]], at_most: int
-) -> Table | None:
-    """Write `cells` (at most so many, in the order of keys) to a new file, durably with its name.
+async def build_table(store: Store, runs: Iterator[list[RawCell]], at_most: int) -> Table | None:
+    """Write cells (at most so many, in the order of keys) to a new file, durably with its name.
 
     None when there were none. Raises DiskError, TableDamaged when the file cannot be read back, and
     what the iterator raises; nothing is left then.
@@ -31,7 +29,7 @@ async def build_table(
     file = store.disk.create(path, background=True)
     try:
         pacer = Pacer(store.clock)
-        finished = await write_table(file, cells, at_most, store.salt(), store.options, pacer)
+        finished = await write_table(file, runs, at_most, store.salt(), store.options, pacer)
         await store.disk.sync_dir("lsm/tables")
     except BaseException:
         _close(file)
@@ -50,7 +48,7 @@ async def build_table(
 
 async def write_table(  # noqa: PLR0917
     file: AppendFile,
-    cells: Iterator[tuple[bytes, Slot]],
+    runs: Iterator[list[RawCell]],
     at_most: int,
     salt: int,
     options: EngineOptions,
@@ -59,9 +57,8 @@ async def write_table(  # noqa: PLR0917
     """Write and sync; false when there were no cells. Rests when `pacer` says so (None: never)."""
     writer = TableWriter(file.append, at_most, salt, options)
     synced = 0
-    for key, slot in cells:
-        if not writer.add(key, slot):
-            continue
+    for run in runs:
+        writer.add(run)
         if writer.size_bytes - synced >= _SYNC_BYTES:
             synced = writer.size_bytes
             await file.sync()

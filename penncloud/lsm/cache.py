@@ -1,54 +1,54 @@
-"""A cache of decoded blocks with a bound in bytes; the least recently used go first."""
+"""A cache of what was read of tables, with a bound in bytes.
+
+Theory of operation
+    An item lives in a dict of its table, its *home*: a look-up is one access to that dict and a mark on
+    the item, which is what makes it cheap. The cache holds all items in the order in which they came.
+    When there are too many, it takes the oldest; one that was used meanwhile is spared once and goes
+    to the end, without its mark (the "clock" or second-chance approximation of least recently used).
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Protocol
+from typing import Any
 
 
-class Sized(Protocol):
-    @property
-    def size_bytes(self) -> int: ...
+class Cached:
+    """Something that can be kept. `used` is set at each use from the cache."""
+
+    __slots__ = ("home", "place", "size_bytes", "used")
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.used = False
+        self.home: dict[int, Any] = {}
+        self.place = 0
 
 
 class BlockCache:
-    """Keys are (number of the table, offset in it)."""
+    """See the module. `hits` and `misses` are counted by the tables."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._items: OrderedDict[tuple[int, int], Sized] = OrderedDict()
+        self._items: OrderedDict[Cached, None] = OrderedDict()
         self.size_bytes = 0
         self.hits = 0
         self.misses = 0
 
-    def get(self, key: tuple[int, int]) -> Any:
-        """What was put under this key; None when it is not there (any more)."""
-        item = self._items.get(key)
-        if item is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._items.move_to_end(key)
-        return item
-
-    def grown(self, size_bytes: int) -> None:
-        """An item that is kept has become larger; it was used last, and so stays."""
-        if size_bytes:
-            self.size_bytes += size_bytes
-            self._shrink()
-
-    def put(self, key: tuple[int, int], item: Sized) -> None:
-        """Keep an item for as long as it is used; the last one put is always kept."""
-        if key in self._items:
-            return
-        self._items[key] = item
+    def put(self, home: dict[int, Any], place: int, item: Cached) -> None:
+        """Keep an item in its home for as long as it is used; the last one put is always kept."""
+        item.home, item.place = home, place
+        home[place] = item
+        self._items[item] = None
         self.size_bytes += item.size_bytes
-        self._shrink()
-
-    def _shrink(self) -> None:
         while self.size_bytes > self._limit_bytes and len(self._items) > 1:
-            _key, gone = self._items.popitem(last=False)
-            self.size_bytes -= gone.size_bytes
+            oldest, _ = self._items.popitem(last=False)
+            if oldest.used or oldest is item:
+                oldest.used = False
+                self._items[oldest] = None
+                continue
+            del oldest.home[oldest.place]
+            self.size_bytes -= oldest.size_bytes
 
     def worth(self, size_bytes: int) -> bool:
         """Whether a data block of this size should be kept.
@@ -57,7 +57,9 @@ class BlockCache:
         """
         return size_bytes * 64 <= self._limit_bytes
 
-    def forget(self, table: int) -> None:
-        """Drop everything of one table."""
-        for key in [key for key in self._items if key[0] == table]:
-            self.size_bytes -= self._items.pop(key).size_bytes
+    def forget(self, home: dict[int, Any]) -> None:
+        """Drop everything in one home."""
+        for item in home.values():
+            del self._items[item]
+            self.size_bytes -= item.size_bytes
+        home.clear()

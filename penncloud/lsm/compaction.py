@@ -27,14 +27,15 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.lsm.block import RawCell, is_tombstone
 from penncloud.lsm.building import build_table
 from penncloud.lsm.errors import NoSuchTablet, Overloaded, TableDamaged
 from penncloud.lsm.keys import hash_key
 from penncloud.lsm.manifest import Manifest
-from penncloud.lsm.memtable import Slot, Tombstone
+from penncloud.lsm.merging import merged_runs
 from penncloud.lsm.store import Store, reference, table_path
 from penncloud.lsm.table import Table
-from penncloud.lsm.tablet import TabletStore, merge
+from penncloud.lsm.tablet import TabletStore
 from penncloud.platform.errors import DiskFailed, DiskFull
 
 # Fewest tables worth merging, and how many a tablet may have before any are merged.
@@ -70,12 +71,12 @@ def pick(sizes: Sequence[int]) -> tuple[int, int] | None:
 
 def surviving(
     tables: Sequence[Table], low: bytes, high: bytes, drop_tombstones: bool
-) -> Iterator[tuple[bytes, Slot]]:
-    """What a merge of tables writes, of keys in [low, high)."""
-    cells = merge(tables, low, high)
-    if not drop_tombstones:
-        return cells
-    return (cell for cell in cells if not isinstance(cell[1], Tombstone))
+) -> Iterator[list[RawCell]]:
+    """What a merge of tables (newest first) writes, of keys in [low, high); some cells at a time."""
+    runs = merged_runs([table.raw_runs(low, high) for table in tables])
+    if not drop_tombstones or not any(table.properties.tombstones for table in tables):
+        return runs
+    return ([cell for cell in run if not is_tombstone(cell[1])] for run in runs)
 
 
 class MergeJob(msgspec.Struct, frozen=True):

@@ -21,12 +21,13 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.lsm.block import encode_runs
 from penncloud.lsm.building import build_table
 from penncloud.lsm.errors import NoSuchTablet, Overloaded
-from penncloud.lsm.keys import ABOVE_ALL
 from penncloud.lsm.manifest import Manifest, TabletState
+from penncloud.lsm.merging import merged_runs
 from penncloud.lsm.store import Store, reference
-from penncloud.lsm.tablet import TabletStore, merge
+from penncloud.lsm.tablet import TabletStore
 from penncloud.platform.errors import DiskFailed, DiskFull
 
 # Pause before a flush is tried again on a full disk.
@@ -170,7 +171,8 @@ class Flusher:
         cells = sum(map(len, flushed))
         table = None
         if cells:
-            table = await build_table(store, merge(flushed, b"", ABOVE_ALL), cells)
+            runs = merged_runs([memtable.all_runs() for memtable in flushed])
+            table = await build_table(store, encode_runs(runs), cells)
         try:
             meta = None if blob is None else await store.write_meta(blob)
 

@@ -12,13 +12,15 @@ Theory of operation
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any, Final, TypeAlias
 
 import msgspec
 from sortedcontainers import SortedList
 
-from penncloud.lsm.entry import CELL_OVERHEAD_BYTES, DeleteEffect, Entry
+from penncloud.lsm.entry import CELL_OVERHEAD_BYTES, Entry, PutEffect
 from penncloud.lsm.keys import pack
+from penncloud.lsm.merging import merged_runs
 
 
 class StoredCell(msgspec.Struct, frozen=True, gc=False):
@@ -37,7 +39,9 @@ class Tombstone(msgspec.Struct, frozen=True, gc=False):
 Slot: TypeAlias = StoredCell | Tombstone
 
 # Keys that are sorted together (about a millisecond).
-_RUN: Final = 4096
+_SORTED: Final = 4096
+# Cells that a scan gives at once.
+_SOME: Final = 64
 
 
 class Memtable:
@@ -49,55 +53,69 @@ class Memtable:
         self.entries = 0
         self._slots: dict[bytes, Slot] = {}
         self._order: Any = SortedList()
-        # Keys that `_order` does not have yet: sorted runs, one behind the other, and the newest.
-        self._runs: list[bytes] = []
+        # Keys that `_order` does not have yet: sorted runs, and the newest.
+        self._sorted: list[list[bytes]] = []
         self._unordered: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self._slots)
 
-    def apply(self, entry: Entry) -> None:
-        """Take in the effects of a committed entry."""
-        version, slots, grown = entry.version, self._slots, 0
-        self.entries += 1
-        for effect in entry.effects:
-            key = pack(effect.row, effect.col)
-            old = slots.get(key)
-            if old is None:
-                self._unordered.append(key)
-                grown += len(key) + CELL_OVERHEAD_BYTES
-            elif isinstance(old, StoredCell):
-                grown -= len(old.value)
-            if isinstance(effect, DeleteEffect):
-                slots[key] = Tombstone(version)
-            else:
-                slots[key] = StoredCell(version, effect.value)
-                grown += len(effect.value)
+    def apply(self, entries: Iterable[Entry]) -> None:
+        """Take in the effects of committed entries, in their order."""
+        slots, new = self._slots, self._unordered
+        grown = count = 0
+        for entry in entries:
+            version = entry.version
+            count += 1
+            for effect in entry.effects:
+                key = pack(effect.row, effect.col)
+                old = slots.get(key)
+                if isinstance(effect, PutEffect):
+                    value = effect.value
+                    slots[key] = StoredCell(version, value)
+                    grown += len(value)
+                else:
+                    slots[key] = Tombstone(version)
+                if old is None:
+                    new.append(key)
+                    grown += len(key) + CELL_OVERHEAD_BYTES
+                elif isinstance(old, StoredCell):
+                    grown -= len(old.value)
+        self.entries += count
         self.size_bytes += grown
-        if len(self._unordered) >= _RUN:
+        if len(new) >= _SORTED:
             self._end_run()
 
     def _end_run(self) -> None:
-        self._unordered.sort()
-        self._runs += self._unordered
-        self._unordered = []
+        if self._unordered:
+            self._unordered.sort()
+            self._sorted.append(self._unordered)
+            self._unordered = []
 
     def get(self, key: bytes) -> Slot | None:
         """The newest slot of a key, if this memtable has one."""
         return self._slots.get(key)
 
-    def scan(
+    def runs(
         self, first: bytes, last: bytes, reverse: bool = False
-    ) -> Iterator[tuple[bytes, Slot]]:
-        """Slots with first <= key < last, in order or in reverse.
+    ) -> Iterator[list[tuple[bytes, Slot]]]:
+        """Slots with first <= key < last, in order or in reverse, some at a time.
 
         The iterator must not be used any more once something has been applied.
         """
-        if self._unordered or self._runs:
-            self._end_run()
-            self._order.update(self._runs)
-            self._runs = []
+        self._end_run()
+        if self._sorted:
+            self._order.update(chain.from_iterable(self._sorted))
+            self._sorted = []
+        return self._some(self._order.irange(first, last, (True, False), reverse))
+
+    def all_runs(self) -> Iterator[list[tuple[bytes, Slot]]]:
+        """All slots in order, some at a time, without the work of a sort in one moment."""
+        self._end_run()
+        parts = [self._some(iter(keys)) for keys in (self._order, *self._sorted)]
+        return merged_runs(parts)
+
+    def _some(self, keys: Iterator[bytes]) -> Iterator[list[tuple[bytes, Slot]]]:
         slots = self._slots
-        keys: Iterable[bytes] = self._order.irange(first, last, (True, False), reverse)
-        for key in keys:
-            yield key, slots[key]
+        while run := [(key, slots[key]) for key in islice(keys, _SOME)]:
+            yield run

@@ -17,17 +17,17 @@ Filter and index are read together when they are first needed, and live in the b
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 import google_crc32c
 import msgspec
 
-from penncloud.lsm.block import Block, checked, unseal
-from penncloud.lsm.bloom import digest_of, may_contain
-from penncloud.lsm.cache import BlockCache
+from penncloud.lsm.block import Block, RawCell, checked, unseal
+from penncloud.lsm.bloom import Probe, may_contain, probe_of
+from penncloud.lsm.cache import BlockCache, Cached
 from penncloud.lsm.errors import NewerFormat, TableDamaged
 from penncloud.lsm.memtable import Slot, StoredCell
 from penncloud.lsm.pacing import Pacer
@@ -40,6 +40,8 @@ FOOTER: Final = Struct("<8sIQ6Q")
 FOOTER_CRC: Final = Struct("<I")
 FOOTER_BYTES: Final = FOOTER.size + FOOTER_CRC.size
 BLOCK_AT: Final = Struct("<QI")
+# Place of the guide among what is kept of a table, beside the numbers of its blocks.
+_GUIDE: Final = -1
 
 
 class Properties(msgspec.Struct, frozen=True):
@@ -52,10 +54,10 @@ class Properties(msgspec.Struct, frozen=True):
     last_key: bytes
 
 
-class _Guide:
+class _Guide(Cached):
     """What a look-up asks first: the filter, and the first keys of the data blocks and their places."""
 
-    __slots__ = ("keys", "places", "size_bytes", "words")
+    __slots__ = ("keys", "places", "words")
 
     def __init__(self, words: bytes, index: Block, path: str, offset: int) -> None:
         self.words = words
@@ -66,11 +68,11 @@ class _Guide:
             if not isinstance(slot, StoredCell) or len(slot.value) != BLOCK_AT.size:
                 raise TableDamaged(path, offset, "the index is none")
             self.places.append(BLOCK_AT.unpack(slot.value))
-        self.size_bytes = len(words) + sum(200 + len(key) for key in self.keys)
+        super().__init__(len(words) + sum(200 + len(key) for key in self.keys))
 
 
 class Table:
-    """One table file opened for reading; `number` names it in the cache.
+    """One table file opened for reading; `number` is its name in the manifest.
 
     All reads raise TableDamaged for what is not as it was written or cannot be read.
     """
@@ -80,6 +82,8 @@ class Table:
         self.path = path
         self.number = number
         self._cache = cache
+        # The guide, and data blocks by number, as far as they are in the cache.
+        self._kept: dict[int, Any] = {}
         self._references = 1
         try:
             self.file: ReadFile = disk.open_read(path)
@@ -109,7 +113,6 @@ class Table:
             )
         self._filter_at = (places[0], places[1])
         self._index_at = (places[2], places[3])
-        self._guide_key = (self.number, places[2])
         self.properties = msgspec.msgpack.decode(
             self._content(places[4], places[5]), type=Properties
         )
@@ -125,22 +128,12 @@ class Table:
     def _content(self, offset: int, size: int) -> bytes:
         return unseal(self._pread(offset, size), self._salt, offset, self.path)
 
-    def _block(self, place: tuple[int, int]) -> Block:
-        key = (self.number, place[0])
-        block: Block | None = self._cache.get(key)
-        if block is not None:
-            self._cache.grown(block.used())
-            return block
-        block = Block(self._content(*place))
-        if self._cache.worth(block.size_bytes):
-            self._cache.put(key, block)
-        return block
-
     def _guide(self) -> _Guide:
-        guide: _Guide | None = self._cache.get(self._guide_key)
+        guide: _Guide | None = self._kept.get(_GUIDE)
         if guide is None:
             guide = self._read_guide()
-            self._cache.put(self._guide_key, guide)
+            self._cache.put(self._kept, _GUIDE, guide)
+        guide.used = True
         return guide
 
     def _read_guide(self) -> _Guide:
@@ -148,41 +141,73 @@ class Table:
         index = Block(self._content(*self._index_at))
         return _Guide(words, index, self.path, self._index_at[0])
 
+    def _block(self, guide: _Guide, number: int) -> Block:
+        block: Block | None = self._kept.get(number)
+        if block is not None:
+            block.used = True
+            self._cache.hits += 1
+            return block
+        self._cache.misses += 1
+        block = Block(self._content(*guide.places[number]))
+        if self._cache.worth(block.size_bytes):
+            self._cache.put(self._kept, number, block)
+        return block
+
     # -- reading cells ------------------------------------------------------------------------
 
-    def get(self, key: bytes, digest: int) -> Slot | None:
-        """The slot of a key, if the table has one; `digest` is the key's, see `bloom`."""
+    def get(self, key: bytes, probe: Probe) -> Slot | None:
+        """The slot of a key, if the table has one; `probe` is the key's, see `bloom`."""
         guide = self._guide()
-        if not may_contain(guide.words, digest):
+        if not may_contain(guide.words, probe):
             return None
         number = bisect_right(guide.keys, key) - 1
-        return self._block(guide.places[number]).get(key) if number >= 0 else None
+        return self._block(guide, number).get(key) if number >= 0 else None
 
-    def scan(
+    def runs(
         self, first: bytes, last: bytes, reverse: bool = False
-    ) -> Iterator[tuple[bytes, Slot]]:
-        """Slots with first <= key < last, in order or in reverse."""
+    ) -> Iterator[list[tuple[bytes, Slot]]]:
+        """Slots with first <= key < last, in order or in reverse, some at a time."""
         if last <= self.properties.first_key or first > self.properties.last_key:
             return
-        index = self._guide()
-        numbers = range(max(0, bisect_right(index.keys, first) - 1), len(index.keys))
+        guide = self._guide()
+        start = max(0, bisect_right(guide.keys, first) - 1)
         if reverse:
-            for number in reversed(numbers):
-                if index.keys[number] < last:
-                    yield from self._block(index.places[number]).scan(first, last, True)
+            for number in range(bisect_left(guide.keys, last) - 1, start - 1, -1):
+                block = self._block(guide, number)
+                index = block.find(last)
+                while run := block.backward(index, first):
+                    yield run
+                    index -= len(run)
             return
-        for number in numbers:
-            if index.keys[number] >= last:
-                return
-            yield from self._block(index.places[number]).scan(first, last, False)
+        for number in range(start, bisect_left(guide.keys, last)):
+            block = self._block(guide, number)
+            index = block.find(first) if number == start else 0
+            while run := block.forward(index, last):
+                yield run
+                index += len(run)
+
+    def raw_runs(self, first: bytes, last: bytes) -> Iterator[list[RawCell]]:
+        """The cells with first <= key < last as they stand in the blocks, in order, some at a time.
+
+        For merges: what is read stays out of the cache.
+        """
+        guide = self._guide()
+        start = max(0, bisect_right(guide.keys, first) - 1)
+        stop = bisect_left(guide.keys, last)
+        for number in range(start, stop):
+            raw = Block(self._content(*guide.places[number])).raw()
+            if number in (start, stop - 1):
+                raw = [cell for cell in raw if first <= cell[0] < last]
+            if raw:
+                yield raw
 
     def spread(self, first: bytes, last: bytes) -> list[tuple[bytes, int]]:
         """First key and size in the file of each data block that may hold keys in [first, last)."""
-        index = self._guide()
-        start = max(0, bisect_right(index.keys, first) - 1)
+        guide = self._guide()
+        start = max(0, bisect_right(guide.keys, first) - 1)
         return [
             (key, place[1])
-            for key, place in zip(index.keys[start:], index.places[start:], strict=True)
+            for key, place in zip(guide.keys[start:], guide.places[start:], strict=True)
             if key < last
         ]
 
@@ -206,25 +231,21 @@ class Table:
                 await pacer.rest()
 
     def _verified_blocks(self) -> Iterator[None]:
-        index = self._read_guide()
+        guide = self._read_guide()
         previous, cells = b"", 0
-        for key, place in zip(index.keys, index.places, strict=True):
+        for first, place in zip(guide.keys, guide.places, strict=True):
             block = Block(self._content(*place))
-            if block.key(0) != key:
+            if block.key(0) != first:
                 raise TableDamaged(self.path, place[0], "the index does not match the block")
-            for number in range(len(block)):
-                current = block.key(number)
-                if current <= previous and cells:
+            for key, _raw in block.raw():
+                if key <= previous and cells:
                     raise TableDamaged(self.path, place[0], "keys are out of order")
-                self._verify_filter(index.words, current, place[0])
-                previous, cells = current, cells + 1
+                if not may_contain(guide.words, probe_of(key)):
+                    raise TableDamaged(self.path, place[0], "a key is missing in the filter")
+                previous, cells = key, cells + 1
             yield
         if cells != self.properties.cells:
             raise TableDamaged(self.path, 0, "the number of cells does not match")
-
-    def _verify_filter(self, words: bytes, key: bytes, offset: int) -> None:
-        if not may_contain(words, digest_of(key)):
-            raise TableDamaged(self.path, offset, "a key is missing in the filter")
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -238,6 +259,6 @@ class Table:
         self._references -= 1
         if self._references:
             return False
-        self._cache.forget(self.number)
+        self._cache.forget(self._kept)
         self.file.close()
         return True

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import google_crc32c
 import msgspec
 
-from penncloud.lsm.block import cell_bytes, encode_block, seal
+from penncloud.lsm.block import RawCell, count_tombstones, encode_block, encode_cell, seal
 from penncloud.lsm.bloom import BloomBuilder
-from penncloud.lsm.memtable import Slot, StoredCell, Tombstone
+from penncloud.lsm.memtable import StoredCell
 from penncloud.lsm.options import EngineOptions
 from penncloud.lsm.table import (
     BLOCK_AT,
@@ -35,31 +35,43 @@ class TableWriter:
         self._block_bytes = options.block_bytes
         self._compress = options.compression == "zstd"
         self._filter = BloomBuilder(cells, options.bloom_bits_per_key)
-        self._block: list[tuple[bytes, Slot]] = []
+        # Key and encoded cell of what the next block will hold.
+        self._keys: list[bytes] = []
+        self._block: list[bytes] = []
         self._gathered_bytes = 0
-        self._index: list[tuple[bytes, Slot]] = []
+        self._index: list[bytes] = []
+        self._first_key = self._last_key = b""
         self._cells = self._tombstones = self._data_bytes = 0
-        self._last_key = b""
         self.size_bytes = 0
 
-    def add(self, key: bytes, slot: Slot) -> bool:
-        """Take one cell; true when that has completed a block, which is a good moment to pause."""
-        self._block.append((key, slot))
-        self._gathered_bytes += cell_bytes(key, slot)
-        if self._gathered_bytes < self._block_bytes:
-            return False
-        self._finish_block()
-        return True
+    def add(self, run: Iterable[RawCell]) -> None:
+        """Take some cells. A block ends with the cell that makes it large enough."""
+        keys, block = self._keys, self._block
+        gathered, limit = self._gathered_bytes, self._block_bytes
+        for key, cell in run:
+            keys.append(key)
+            block.append(cell)
+            gathered += len(cell)
+            if gathered >= limit:
+                self._gathered_bytes = gathered
+                self._finish_block()
+                gathered = 0
+        self._gathered_bytes = gathered
 
     def _finish_block(self) -> None:
-        block, self._block = self._block, []
-        place = self._append(encode_block(block))
-        self._index.append((block[0][0], StoredCell(0, BLOCK_AT.pack(*place))))
-        self._filter.add(key for key, _slot in block)
-        self._last_key = block[-1][0]
-        self._cells += len(block)
-        self._tombstones += sum(isinstance(slot, Tombstone) for _key, slot in block)
+        keys, block = self._keys, self._block
+        content = encode_block(block)
+        place = self._append(content)
+        self._index.append(encode_cell(keys[0], StoredCell(0, BLOCK_AT.pack(*place))))
+        self._filter.add(keys)
+        if not self._cells:
+            self._first_key = keys[0]
+        self._last_key = keys[-1]
+        self._cells += len(keys)
+        self._tombstones += count_tombstones(content, block)
         self._data_bytes += self._gathered_bytes
+        keys.clear()
+        block.clear()
         self._gathered_bytes = 0
 
     def _append(self, content: bytes) -> tuple[int, int]:
@@ -76,7 +88,7 @@ class TableWriter:
         if not self._cells:
             return None
         properties = Properties(
-            self._cells, self._tombstones, self._data_bytes, self._index[0][0], self._last_key
+            self._cells, self._tombstones, self._data_bytes, self._first_key, self._last_key
         )
         places = (
             *self._append(self._filter.finish()),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from heapq import merge as heap_merge
 from typing import Protocol
 
 import msgspec
 from attrs import define, field
 
-from penncloud.lsm.bloom import digest_of
+from penncloud.lsm.bloom import probe_of
 from penncloud.lsm.entry import Entry
 from penncloud.lsm.errors import TableDamaged, TabletDamaged
-from penncloud.lsm.keys import hash_key, pack, row_interval, unpack
+from penncloud.lsm.keys import ABOVE_ALL, hash_key, pack, row_interval, unpack
 from penncloud.lsm.manifest import TabletState
 from penncloud.lsm.memtable import Memtable, Slot, StoredCell
+from penncloud.lsm.merging import merged_runs
 from penncloud.lsm.table import Table
 from penncloud.platform.errors import PennCloudError
 
@@ -23,10 +23,10 @@ from penncloud.platform.errors import PennCloudError
 class Source(Protocol):
     """Something with slots by key: a memtable or a table."""
 
-    def scan(
+    def runs(
         self, first: bytes, last: bytes, reverse: bool = False
-    ) -> Iterator[tuple[bytes, Slot]]:
-        """Slots with first <= key < last, in order or in reverse."""
+    ) -> Iterator[list[tuple[bytes, Slot]]]:
+        """Slots with first <= key < last, in order or in reverse, some at a time (never none)."""
         ...
 
 
@@ -37,36 +37,6 @@ class ScannedCell(msgspec.Struct, frozen=True, gc=False):
     col: bytes
     version: int
     value: bytes
-
-
-def merge(
-    sources: Sequence[Source], first: bytes, last: bytes, reverse: bool = False
-) -> Iterator[tuple[bytes, Slot]]:
-    """The newest slot of every key in [first, last), tombstones included; sources newest first."""
-    started: list[tuple[int, tuple[bytes, Slot], Iterator[tuple[bytes, Slot]]]] = []
-    for rank, source in enumerate(sources):
-        slots = source.scan(first, last, reverse)
-        head = next(slots, None)
-        if head is not None:
-            started.append((-rank if reverse else rank, head, slots))
-    if len(started) == 1:
-        # The cells of a row are mostly in one place.
-        yield started[0][1]
-        yield from started[0][2]
-        return
-    previous = None
-    for key, _rank, slot in heap_merge(*(_ranked(*one) for one in started), reverse=reverse):
-        if key != previous:
-            previous = key
-            yield key, slot
-
-
-def _ranked(
-    rank: int, head: tuple[bytes, Slot], slots: Iterator[tuple[bytes, Slot]]
-) -> Iterator[tuple[bytes, int, Slot]]:
-    yield head[0], rank, head[1]
-    for key, slot in slots:
-        yield key, rank, slot
 
 
 class Pending(msgspec.Struct, frozen=True, gc=False):
@@ -193,16 +163,20 @@ class TabletStore:
         """Let durable entries up to `version` into the memtable; returns by how many bytes it grew."""
         if version > self.durable:
             raise ValueError(f"version {version} of tablet {self.tablet} is not durable")
-        before = self.active.size_bytes
-        while self.pending and self.pending[0].entry.version <= version:
-            pending = self.pending.popleft()
-            if not self.active.entries:
-                self.active.log_position = pending.position
-            self.active.apply(pending.entry)
-            self.committed = pending.entry.version
-            self.committed_cfg = pending.entry.entry_cfg
-            self.unflushed += 1
-        return self.active.size_bytes - before
+        pending, active = self.pending, self.active
+        # Versions are contiguous, and the first pending one follows the last committed one.
+        taken = [pending.popleft() for _ in range(version - self.committed)]
+        if not taken:
+            return 0
+        if not active.entries:
+            active.log_position = taken[0].position
+        before = active.size_bytes
+        active.apply([one.entry for one in taken])
+        last = taken[-1].entry
+        assert last.version == version
+        self.committed, self.committed_cfg = version, last.entry_cfg
+        self.unflushed += len(taken)
+        return active.size_bytes - before
 
     def get(self, row: bytes, col: bytes) -> StoredCell | None:
         """The committed cell."""
@@ -240,10 +214,10 @@ def get_slot(
         if slot is not None:
             return slot
     if tables:
-        digest = digest_of(key)
+        probe = probe_of(key)
         try:
             for table in tables:
-                slot = table.get(key, digest)
+                slot = table.get(key, probe)
                 if slot is not None:
                     return slot
         except TableDamaged as error:
@@ -255,10 +229,17 @@ def scan_cells(
     sources: Sequence[Source], first: bytes, last: bytes, reverse: bool, owner: TabletStore
 ) -> Iterator[ScannedCell]:
     """Cells in [first, last). Raises TabletDamaged."""
+    runs = merged_runs([source.runs(first, last, reverse) for source in sources], reverse)
+    row, prefix = b"", ABOVE_ALL
     try:
-        for key, slot in merge(sources, first, last, reverse):
-            if isinstance(slot, StoredCell):
-                row, col = unpack(key)
-                yield ScannedCell(row, col, slot.version, slot.value)
+        for run in runs:
+            for key, slot in run:
+                if isinstance(slot, StoredCell):
+                    if key.startswith(prefix):
+                        col = key[len(prefix) :]
+                    else:
+                        row, col = unpack(key)
+                        prefix = key[: len(key) - len(col)]
+                    yield ScannedCell(row, col, slot.version, slot.value)
     except TableDamaged as error:
         raise owner.spoil(error) from error

@@ -196,8 +196,7 @@ def dump(disk: Disk, tablet: int | None = None) -> Iterator[tuple[int, ScannedCe
 def _dump(disk: Disk, tablet: int, tail: TabletTail) -> Iterator[ScannedCell]:
     store = TabletStore.of(tablet, tail.state, _told_by_the_error)
     memtable = Memtable(0)
-    for pending in tail.entries:
-        memtable.apply(pending.entry)
+    memtable.apply(pending.entry for pending in tail.entries)
     cache = BlockCache(_CACHE_BYTES)
     tables: list[Table] = []
     try:

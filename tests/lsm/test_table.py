@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from penncloud.lsm.block import Block, encode_block, seal, unseal
-from penncloud.lsm.bloom import BloomBuilder, digest_of, may_contain
-from penncloud.lsm.cache import BlockCache
+from penncloud.lsm.block import Block, encode_block, encode_cell, seal, unseal
+from penncloud.lsm.bloom import BloomBuilder, may_contain, probe_of
+from penncloud.lsm.cache import BlockCache, Cached
 from penncloud.lsm.errors import NewerFormat, TableDamaged
 from penncloud.lsm.keys import ABOVE_ALL
 from penncloud.lsm.memtable import Slot, StoredCell, Tombstone
@@ -28,23 +28,51 @@ _slots = st.one_of(
 _cells = st.dictionaries(st.binary(min_size=1, max_size=20), _slots, max_size=60)
 
 
+def _encoded(cells: dict[bytes, Slot]) -> bytes:
+    return encode_block([encode_cell(key, cells[key]) for key in sorted(cells)])
+
+
+def _scanned(
+    table: Table, first: bytes = b"", last: bytes = ABOVE_ALL, reverse: bool = False
+) -> list[tuple[bytes, Slot]]:
+    return [cell for run in table.runs(first, last, reverse) for cell in run]
+
+
 class BlockTests(SynchronousTestCase):
     """One block."""
 
-    @given(_cells, st.binary(max_size=20), st.binary(max_size=20))
-    def test_round_trip(self, cells: dict[bytes, Slot], first: bytes, last: bytes) -> None:
-        """Every cell is found, no other is, and scans give any interval both ways."""
-        block = Block(encode_block(sorted(cells.items())))
-        expected = [(key, cells[key]) for key in sorted(cells) if first <= key < last]
-        for grows in (bool(cells), False):
-            for key, slot in cells.items():
-                self.assertEqual(block.get(key), slot)
-                if key + b"\0" not in cells:
-                    self.assertIsNone(block.get(key + b"\0"))
-            self.assertEqual(list(block.scan(first, last, False)), expected)
-            self.assertEqual(list(block.scan(first, last, True)), expected[::-1])
-            # Once more, with the keys decoded.
-            self.assertEqual(sum(block.used() for _ in range(100)) > 0, grows)
+    @given(_cells)
+    def test_get(self, cells: dict[bytes, Slot]) -> None:
+        """Every cell is found, and no other is."""
+        block = Block(_encoded(cells))
+        for key, slot in cells.items():
+            self.assertEqual(block.get(key), slot)
+            for other in (key + b"\0", key[:-1], b"\0" + key):
+                self.assertEqual(block.get(other), cells.get(other))
+
+    def test_keys_inside_values(self) -> None:
+        """A key that also stands in values, or begins or ends another key, is told from those."""
+        names = [b"a", b"aa", b"ab", b"b", b"ba", b"bab", b"c"]
+        inside = b"".join(encode_cell(name, StoredCell(9, b"wrong")) for name in names)
+        cells: dict[bytes, Slot] = {name: StoredCell(1, inside + name) for name in names}
+        for missing in names:
+            block = Block(_encoded({key: cells[key] for key in cells if key != missing}))
+            for name in names:
+                expected = None if name == missing else cells[name]
+                self.assertEqual(block.get(name), expected, (missing, name))
+
+    @given(_cells, st.binary(max_size=20))
+    def test_runs(self, cells: dict[bytes, Slot], bound: bytes) -> None:
+        """Runs give any interval both ways, raw cells are those that were put in."""
+        block = Block(_encoded(cells))
+        expected = sorted(cells.items())
+        self.assertEqual(block.raw(), [(key, encode_cell(key, slot)) for key, slot in expected])
+        start = block.find(bound)
+        self.assertEqual(start, sum(key < bound for key in cells))
+        self.assertEqual(block.forward(start, ABOVE_ALL), expected[start:][:64])
+        self.assertEqual(block.forward(0, bound), expected[:start][:64])
+        self.assertEqual(block.backward(start, b""), expected[:start][::-1][:64])
+        self.assertEqual(block.backward(len(block), bound), expected[start:][::-1][:64])
 
     @given(st.binary(max_size=2000), st.booleans())
     def test_seal(self, content: bytes, compress: bool) -> None:
@@ -77,8 +105,8 @@ class BloomTests(SynchronousTestCase):
         builder = BloomBuilder(10_000, 12)
         builder.add(b"key %d" % number for number in range(10_000))
         words = builder.finish()
-        self.assertTrue(all(may_contain(words, digest_of(b"key %d" % n)) for n in range(10_000)))
-        wrong = sum(may_contain(words, digest_of(b"other %d" % n)) for n in range(20_000))
+        self.assertTrue(all(may_contain(words, probe_of(b"key %d" % n)) for n in range(10_000)))
+        wrong = sum(may_contain(words, probe_of(b"other %d" % n)) for n in range(20_000))
         self.assertLess(wrong, 20_000 * 0.012)
 
     def test_more_bits(self) -> None:
@@ -88,45 +116,48 @@ class BloomTests(SynchronousTestCase):
             builder = BloomBuilder(2000, bits)
             builder.add(b"key %d" % number for number in range(2000))
             words = builder.finish()
-            return sum(may_contain(words, digest_of(b"other %d" % n)) for n in range(5000))
+            return sum(may_contain(words, probe_of(b"other %d" % n)) for n in range(5000))
 
         self.assertGreater(wrong(4), 3 * wrong(8))
         self.assertGreater(wrong(8), 3 * wrong(16))
 
     def test_empty(self) -> None:
         """A filter of no keys contains none."""
-        self.assertFalse(may_contain(BloomBuilder(0, 12).finish(), digest_of(b"key")))
+        self.assertFalse(may_contain(BloomBuilder(0, 12).finish(), probe_of(b"key")))
 
 
 class CacheTests(SynchronousTestCase):
     """The block cache."""
 
     def test_bound(self) -> None:
-        """The least recently used go first, the last one stays, tables can be forgotten."""
-
-        class Item:
-            def __init__(self, size_bytes: int) -> None:
-                self.size_bytes = size_bytes
-
+        """What is not used goes first, the last one stays, tables can be forgotten."""
         cache = BlockCache(1000)
-        items = [Item(10) for _ in range(120)]
+        homes: list[dict[int, Cached]] = [{}, {}]
+        items = [Cached(10) for _ in range(120)]
         for number, item in enumerate(items):
-            cache.put((number % 2, number), item)
-            self.assertIs(cache.get((0, 0)), items[0])
+            cache.put(homes[number % 2], number, item)
+            items[0].used = True
         self.assertEqual(cache.size_bytes, 1000)
-        self.assertIsNone(cache.get((1, 1)))
-        items[119].size_bytes += 300
-        cache.grown(300)
-        self.assertEqual(cache.size_bytes, 1000)
-        self.assertIs(cache.get((1, 119)), items[119])
+        self.assertEqual(set(homes[1]), {n for n in range(21, 120) if n % 2})
+        self.assertEqual(set(homes[0]), {0} | {n for n in range(22, 120) if n % 2 == 0})
         self.assertTrue(cache.worth(15))
         self.assertFalse(cache.worth(16))
-        cache.forget(0)
-        self.assertIsNone(cache.get((0, 0)))
-        self.assertIs(cache.get((1, 119)), items[119])
-        cache.put((2, 0), Item(5000))
-        self.assertIsNone(cache.get((1, 119)))
-        self.assertIsNotNone(cache.get((2, 0)))
+        cache.forget(homes[0])
+        self.assertEqual((homes[0], cache.size_bytes), ({}, len(homes[1]) * 10))
+        cache.put(homes[0], 2, Cached(5000))
+        self.assertEqual((list(homes[0]), homes[1]), ([2], {}))
+
+    def test_all_in_use(self) -> None:
+        """Where everything is used, the bound holds all the same."""
+        cache = BlockCache(1000)
+        home: dict[int, Cached] = {}
+        for number in range(300):
+            cache.put(home, number, Cached(10))
+            for item in home.values():
+                item.used = True
+            self.assertLessEqual(cache.size_bytes, 1000)
+        self.assertEqual(len(home), 100)
+        self.assertIn(299, home)
 
 
 class TableTests(SynchronousTestCase):
@@ -145,7 +176,7 @@ class TableTests(SynchronousTestCase):
         parts: list[bytes] = []
         writer = TableWriter(parts.extend, len(cells), 99, options or self.options)
         for key in sorted(cells):
-            writer.add(key, cells[key])
+            writer.add([(key, encode_cell(key, cells[key]))])
         writer.finish()
         return b"".join(parts)
 
@@ -161,14 +192,14 @@ class TableTests(SynchronousTestCase):
             table = self._open(self._write(self.cells, options))
             for number in range(400):
                 key = b"key %04d" % number
-                self.assertEqual(table.get(key, digest_of(key)), self.cells.get(key))
+                self.assertEqual(table.get(key, probe_of(key)), self.cells.get(key))
             expected = sorted(self.cells.items())
-            self.assertEqual(list(table.scan(b"", ABOVE_ALL)), expected)
-            self.assertEqual(list(table.scan(b"", ABOVE_ALL, True)), expected[::-1])
+            self.assertEqual(_scanned(table), expected)
+            self.assertEqual(_scanned(table, reverse=True), expected[::-1])
             for first, last in ((b"key 0101", b"key 0105"), (b"z", ABOVE_ALL), (b"", b"a")):
                 inside = [cell for cell in expected if first <= cell[0] < last]
-                self.assertEqual(list(table.scan(first, last)), inside)
-                self.assertEqual(list(table.scan(first, last, True)), inside[::-1])
+                self.assertEqual(_scanned(table, first, last), inside)
+                self.assertEqual(_scanned(table, first, last, True), inside[::-1])
             self.assertEqual(table.properties.cells, 200)
             self.assertEqual(table.properties.tombstones, 29)
             table.verify()
@@ -180,7 +211,7 @@ class TableTests(SynchronousTestCase):
             b"empty": StoredCell(2, b""),
         }
         table = self._open(self._write(cells))
-        self.assertEqual(dict(table.scan(b"", ABOVE_ALL)), cells)
+        self.assertEqual(dict(_scanned(table)), cells)
         table.verify()
 
     def test_nothing_written(self) -> None:
@@ -191,13 +222,13 @@ class TableTests(SynchronousTestCase):
     def test_every_bit(self) -> None:
         """Any flipped bit is either reported or has no effect on anything that is read."""
         content = self._write(dict(list(self.cells.items())[:40]))
-        expected = list(self._open(content).scan(b"", ABOVE_ALL))
+        expected = _scanned(self._open(content))
         for bit in range(0, len(content) * 8, 5):
             broken = bytearray(content)
             broken[bit // 8] ^= 1 << bit % 8
             with self.assertRaises((TableDamaged, NewerFormat), msg=f"bit {bit}"):
                 table = self._open(bytes(broken))
-                found = list(table.scan(b"", ABOVE_ALL))
+                found = _scanned(table)
                 self.assertEqual(found, expected)
                 table.verify()
 
@@ -217,7 +248,7 @@ class TableTests(SynchronousTestCase):
         table = self._open(self._write(self.cells))
         self.disk.faults[self.disk.operations] = Fault.FAIL
         with self.assertRaises(TableDamaged):
-            table.get(b"key 0002", digest_of(b"key 0002"))
+            table.get(b"key 0002", probe_of(b"key 0002"))
 
     def test_newer_format(self) -> None:
         """A table of a later version is refused, and says so."""
