@@ -88,8 +88,10 @@ def _tell_systemd(wanted: Plan, start: bool) -> None:
     _run("systemctl", "daemon-reload")
     _run("systemctl", "enable", *wanted.units)
     if start:
-        # Those that ran already take up a new version or configuration.
-        _run("systemctl", "restart", *wanted.units)
+        # Those that ran already take up a new version or configuration. Not waited for: a frontend is
+        # ready when the store is, which may be on hosts that are installed later.
+        _run("systemctl", "restart", "--no-block", *wanted.units)
+        print("started; `systemctl status 'penncloud-*'` tells how they are")
 
 
 def _own(directory: Path) -> None:

@@ -31,6 +31,7 @@ from penncloud.client.table import (
 )
 from penncloud.client.watches import Watches
 from penncloud.placement.tablets import Tablet, TabletMap
+from penncloud.platform import trace
 from penncloud.platform.config import Cluster, parse_address
 from penncloud.platform.environment import Environment
 from penncloud.wire.limits import (
@@ -61,6 +62,7 @@ from penncloud.wire.messages import (
     Reply,
     Scan,
     ScanTablet,
+    TraceId,
     Unknown,
     Value,
 )
@@ -219,6 +221,7 @@ class RoutedTable:
         deadline_s: float | None,
     ) -> Reply:
         """Attempts until there is an answer that says something, or the deadline."""
+        data = _traced(data)
         allowed_s = DEFAULT_DEADLINE_S if deadline_s is None else deadline_s
         deadline = self._reactor.seconds() + allowed_s
         pause_s = FIRST_PAUSE_S
@@ -267,6 +270,12 @@ class RoutedTable:
             peers = [Peer(self._environment, host, port) for _ in range(CONNECTIONS)]
             self._peers[address] = peers
         return min(peers, key=lambda peer: peer.load)
+
+
+def _traced(data: bytes) -> bytes:
+    """A request, named by what it is done for."""
+    request_id = trace.current()
+    return encode_request(TraceId(request_id.encode())) + data if request_id else data
 
 
 def _check(request: Mutation | Get | Scan) -> None:

@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.logger import textFileLogObserver
+from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python.logfile import LogFile
 from twisted.python.usage import UsageError
 from twisted.scripts._twistd_unix import ServerOptions
 from twisted.scripts.twistd import runApp
+
+from penncloud.platform.json_log import JsonLog
 
 # A log is one file of at most so many bytes, and so many older ones.
 LOG_BYTES: Final = 8 * 1024 * 1024
@@ -43,13 +45,13 @@ def end_with(parent: int) -> None:
         raise SystemExit("the agent has ended")
 
 
-def bounded_log(path: str) -> Any:
-    """A log observer that writes text to `path`."""
+def bounded_log(path: str, log_format: str) -> ILogObserver:
+    """A log observer that writes to `path`, in the format that `[cluster]` says."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    file = LogFile.fromFullPath(
+    file: Any = LogFile.fromFullPath(
         path, rotateLength=LOG_BYTES, maxRotatedFiles=LOG_FILES, defaultMode=0o600
     )
-    return textFileLogObserver(file)
+    return JsonLog(file) if log_format == "json" else textFileLogObserver(file)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,7 +63,8 @@ def main(arguments: Sequence[str]) -> None:
         options.parseOptions(["-n", "--pidfile=", *role])
     except UsageError as error:
         raise SystemExit(str(error)) from error
-    options["logger"] = lambda: bounded_log(log)
+    log_format = options.subOptions.cluster.log_format
+    options["logger"] = lambda: bounded_log(log, log_format)
     runApp(options)
 
 

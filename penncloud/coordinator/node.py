@@ -150,6 +150,12 @@ class CoordinatorNode:
         if self._rpc is not None:
             self._rpc.close_all()
 
+    def trouble(self) -> str:
+        """Why it cannot do its work just now; "" if it can."""
+        if not self._serving:
+            return "it does not run"
+        return "" if self.decisions.leader else "no coordinator leads: is a majority of them up?"
+
     def view(self) -> ClusterView:
         """As this coordinator sees the cluster now, whether or not others have decided more."""
         return self._observer().cluster(self._environment.reactor.seconds())

@@ -43,6 +43,14 @@ class LbNode:
         """The TCP port that is listened on, once started."""
         return port_of(self._listening)
 
+    def trouble(self) -> str:
+        """Why it cannot do its work just now; "" if it can."""
+        if self._registration is None:
+            return "it does not run"
+        return self._registration.trouble() or (
+            "" if self._turns.eligible else "no frontend can be given clients"
+        )
+
     async def start(self) -> None:
         if self._role.mode != "redirect":
             raise ConfigurationError(

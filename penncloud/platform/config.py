@@ -11,6 +11,7 @@ key `domain` of `[cluster]`.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,8 @@ class Cluster(Section, frozen=True, kw_only=True):
     replication_factor: int = 3
     # "2pc": acknowledged when durable on every member; "async": after the primary's own disk.
     replication: Literal["2pc", "async"] = "2pc"
+    # How logs are written where an agent of `penncloud up` runs the servers; under systemd they are JSON.
+    log_format: Literal["text", "json"] = "text"
 
 
 class Role(Section, frozen=True, kw_only=True):
@@ -54,10 +57,18 @@ class Role(Section, frozen=True, kw_only=True):
     metrics_port: int = 0
     # The agent that supervises this process, host:port; empty when something else does.
     agent: str = ""
+    # Requests that took so many milliseconds are logged, with the id of what they were done for; 0: all
+    # requests, -1: none. A second is what a person notices.
+    log_slower_ms: float = 1000
 
     @property
     def public_host(self) -> str:
         return self.advertise or self.host
+
+    @property
+    def slow_s(self) -> float:
+        """`log_slower_ms` in seconds, infinite for none."""
+        return self.log_slower_ms / 1000 if self.log_slower_ms >= 0 else math.inf
 
 
 class Coordinator(Role, frozen=True, kw_only=True):

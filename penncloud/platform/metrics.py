@@ -6,6 +6,7 @@ mix. Names begin with `penncloud_` and end in their unit or `_total`; labels nev
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -47,9 +48,32 @@ class _Healthy(Resource):
         return b"ok\n"
 
 
-def metrics_site(registry: CollectorRegistry, reactor: Any) -> Site:
-    """`/metrics` for Prometheus and `/healthz`."""
+class _Ready(Resource):
+    """503 with the reason while the process cannot do its work."""
+
+    isLeaf = True
+
+    def __init__(self, trouble: Callable[[], str]) -> None:
+        super().__init__()
+        self._trouble = trouble
+
+    def render_GET(self, request: Request) -> bytes:
+        trouble = self._trouble()
+        if trouble:
+            request.setResponseCode(503)
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        return (trouble or "ready").encode() + b"\n"
+
+
+def metrics_site(
+    registry: CollectorRegistry, reactor: Any, trouble: Callable[[], str] = lambda: ""
+) -> Site:
+    """`/metrics` for Prometheus; `/healthz`: the process lives; `/readyz`: it can do its work.
+
+    `trouble` says why it cannot, "" where it can.
+    """
     root = Resource()
     root.putChild(b"metrics", _Metrics(registry))
     root.putChild(b"healthz", _Healthy())
+    root.putChild(b"readyz", _Ready(trouble))
     return QuietSite(root, reactor=reactor)

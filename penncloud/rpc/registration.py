@@ -313,6 +313,10 @@ class Registration:
         """To how many coordinators there is a connection now."""
         return sum(client.connection is not None for client in self._clients)
 
+    def trouble(self) -> str:
+        """Why the cluster does not know of this process; "" if it does."""
+        return "" if self.connected else "no coordinator is connected"
+
     def _connected(self, connection: RpcProtocol) -> None:
         Deferred.fromCoroutine(self._register(connection)).addErrback(self._failed, connection)
 

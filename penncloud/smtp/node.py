@@ -85,6 +85,10 @@ class SmtpNode:
         """The TCP port that is listened on, once started."""
         return port_of(self._listening)
 
+    def trouble(self) -> str:
+        """Why it cannot do its work just now; "" if it can."""
+        return "it does not run" if self._registration is None else self._registration.trouble()
+
     async def start(self) -> None:
         self._listening = await listen(
             self._environment.reactor, self._role.host, self._role.port, self._inbound

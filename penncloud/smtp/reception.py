@@ -10,6 +10,7 @@ from email.utils import formatdate
 from attrs import frozen
 from twisted.logger import Logger
 
+from penncloud.platform import trace
 from penncloud.platform.environment import Environment
 from penncloud.services.mail.addresses import Address
 from penncloud.services.mail.bodies import BodyWriter
@@ -94,7 +95,8 @@ class Reception:
         """Prepare to store a message. Raises Unavailable."""
         bodies = self._post.bodies
         message_id = bodies.new_id()
-        writer = await bodies.open(message_id, _holders(envelope.users))
+        with trace.working_for(message_id):
+            writer = await bodies.open(message_id, _holders(envelope.users))
         received = self._received(envelope, message_id)
         return Incoming(writer, envelope, TraceHeaders(received, self.hostname))
 
@@ -104,6 +106,10 @@ class Reception:
         Raises Unavailable (and others) when that is not certain: some may have it, and get it
         only once when the client sends it again.
         """
+        with trace.working_for(incoming.writer.message_id):
+            await self._deliver(incoming)
+
+    async def _deliver(self, incoming: Incoming) -> None:
         envelope, writer = incoming.envelope, incoming.writer
         await writer.finish(_holders(envelope.users))
         filing = Filing(

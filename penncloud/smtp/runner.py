@@ -27,6 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from penncloud.client.table import Unavailable, Watching
+from penncloud.platform import trace
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
 from penncloud.services.mail.bodies import Bodies, NoSuchMessage
@@ -249,10 +250,11 @@ class QueueRunner:
         keeper = _LeaseKeeper(self._environment, self._queue, claimed)
         keeper.start()
         try:
-            if claimed.item.domain:
-                await self._send(claimed, keeper)
-            else:
-                await keeper.last_word(lambda: self._outbox.carry_out(claimed))
+            with trace.working_for(claimed.item.message_id):
+                if claimed.item.domain:
+                    await self._send(claimed, keeper)
+                else:
+                    await keeper.last_word(lambda: self._outbox.carry_out(claimed))
         finally:
             keeper.stop()
 

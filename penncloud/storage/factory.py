@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -27,7 +28,7 @@ class _OneTooMany(Protocol):
 
 
 class TextFactory(Factory):
-    """Serves the text protocol. `clock` has IReactorTime."""
+    """Serves the text protocol. `clock` has IReactorTime. Requests that took `slow_s` are logged."""
 
     noisy = False
 
@@ -37,11 +38,13 @@ class TextFactory(Factory):
         service: Service,
         pipeline_depth: int,
         max_connections: int = MAX_CONNECTIONS,
+        slow_s: float = math.inf,
     ) -> None:
         self._clock = clock
         self._service = service
         self._depth = pipeline_depth
         self._max_connections = max_connections
+        self._slow_s = slow_s
         # A dict as an ordered set: what is done to all is done in the same order in every run.
         self.connections: dict[TextProtocol, None] = {}
         self._all_ended: list[Deferred[None]] = []
@@ -49,7 +52,7 @@ class TextFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         if len(self.connections) >= self._max_connections:
             return _OneTooMany()
-        protocol = TextProtocol(self._clock, self._service, self._depth, self._ended)
+        protocol = TextProtocol(self._clock, self._service, self._depth, self._ended, self._slow_s)
         protocol.factory = self
         self.connections[protocol] = None
         return protocol

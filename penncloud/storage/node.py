@@ -62,7 +62,7 @@ class StorageNode:
         clock = environment.reactor
         engine = Engine(disk, environment, _engine_options(role), registry, merger)
         self._tablets = Tablets(role.id, clock, engine, environment.broken)
-        self._text = TextFactory(clock, self._tablets, role.pipeline_depth)
+        self._text = TextFactory(clock, self._tablets, role.pipeline_depth, slow_s=role.slow_s)
         self._assignment: Assignment | None = None
         self._rpc: RpcServerFactory | None = None
         self._listening: IListeningPort | None = None
@@ -73,6 +73,10 @@ class StorageNode:
     def port(self) -> int:
         """The TCP port that is listened on, once started."""
         return port_of(self._listening)
+
+    def trouble(self) -> str:
+        """Why it cannot do its work just now; "" if it can."""
+        return "it does not run" if self._registration is None else self._registration.trouble()
 
     async def start(self) -> None:
         """Bring the tablets back, serve, and begin to register. Raises ConfigurationError."""

@@ -15,8 +15,10 @@ Theory of operation
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -32,6 +34,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from penncloud.lsm.errors import TabletDamaged
+from penncloud.platform import trace
 from penncloud.platform.errors import DiskError
 from penncloud.storage.replies import ReplyQueue, Slot
 from penncloud.storage.row_order import RowOrder
@@ -55,6 +58,7 @@ from penncloud.wire.messages import (
     RequestId,
     Scan,
     ScanTablet,
+    TraceId,
     Unknown,
     Unwatch,
     Watch,
@@ -73,6 +77,9 @@ MAX_BEHIND: Final = 16
 STALLED_S: Final = 30.0
 # After a fatal error: how long what the client still sends is read and thrown away.
 LINGER_S: Final = 2.0
+
+# Most requests do not say what they are for.
+_FOR_NOBODY: Final = nullcontext()
 
 _MUTATIONS: Final = (Put, CompareAndPut, CompareVersionAndPut, Delete, Mutate)
 
@@ -108,16 +115,19 @@ class TextProtocol(LineReceiver):
         service: Service,
         pipeline_depth: int,
         ended: Callable[[TextProtocol], None],
+        slow_s: float = math.inf,
     ) -> None:
         self._clock = clock
         self._service = service
         self._depth = pipeline_depth
         self._ended = ended
+        self._slow_s = slow_s
         self._decoder = RequestDecoder()
         self._waiting: deque[Request | Malformed] = deque()
         self._replies = ReplyQueue()
         self._order = RowOrder()
         self._request_id: RequestId | None = None
+        self._trace = ""
         # Watched rows, and whether the client has been told that the watch holds.
         self._watched: dict[bytes, bool] = {}
         self._changes: dict[bytes, int] = {}
@@ -257,20 +267,25 @@ class TextProtocol(LineReceiver):
         if isinstance(request, RequestId):
             self._name_next(request)
             return
+        if isinstance(request, TraceId):
+            self._trace = request.id.decode("utf-8", "backslashreplace")
+            return
         request_id, self._request_id = self._request_id, None
+        trace_id, self._trace = self._trace, ""
         sent = None
         if isinstance(request, Watch):
             row = request.row
             sent = lambda: self._watch_holds(row)  # noqa: E731 (a closure over this row)
-        slot = self._replies.open(sent)
+        kind = type(request).__name__
+        slot = self._replies.open(Slot(trace_id, kind, self._clock.seconds(), sent=sent))
         if isinstance(request, Malformed):
-            self._replies.fill(slot, Error(request.code, request.text))
+            self._fill(slot, Error(request.code, request.text))
             self._lost_framing = request.fatal
             self._ending = self._ending or request.fatal
         elif isinstance(request, _MUTATIONS):
             self._order.admit(request.row, False, lambda: self._mutate(request, request_id, slot))
         elif request_id is not None:
-            self._replies.fill(slot, Error("RQID", "RQID stands before a mutation only"))
+            self._fill(slot, Error("RQID", "RQID stands before a mutation only"))
         elif isinstance(request, Get | Scan):
             self._order.admit(request.row, True, lambda: self._read(request, slot))
         else:
@@ -280,30 +295,49 @@ class TextProtocol(LineReceiver):
         """RQID has no reply of its own; one without a mutation is told so in its place."""
         if self._request_id is not None:
             error = Error("RQID", "RQID stands before a mutation only")
-            self._replies.fill(self._replies.open(), error)
+            self._replies.fill(self._replies.open(Slot()), error)
         self._request_id = request_id
 
     def _mutate(self, mutation: Mutation, request_id: RequestId | None, slot: Slot) -> bool:
         """Execute a mutation; whether it is under way now."""
-        try:
-            answer = self._service.mutate(mutation, request_id)
-        except (DiskError, TabletDamaged) as error:
-            answer = self._unreadable(mutation, error)
+        with self._working_for(slot):
+            try:
+                answer = self._service.mutate(mutation, request_id)
+            except (DiskError, TabletDamaged) as error:
+                answer = self._unreadable(mutation, error)
         if isinstance(answer, Deferred):
-            answer.addErrback(self._broken)
+            answer.addErrback(self._broken, slot)
             answer.addCallback(self._answered, mutation.row, slot)
             return True
-        self._replies.fill(slot, answer)
+        self._fill(slot, answer)
         return False
 
     def _read(self, request: Request, slot: Slot) -> bool:
         """Answer a request that changes no cell."""
-        try:
-            reply = self._ask(request)
-        except (DiskError, TabletDamaged) as error:
-            reply = self._unreadable(request, error)
-        self._replies.fill(slot, reply)
+        with self._working_for(slot):
+            try:
+                reply = self._ask(request)
+            except (DiskError, TabletDamaged) as error:
+                reply = self._unreadable(request, error)
+        self._fill(slot, reply)
         return False
+
+    def _fill(self, slot: Slot, reply: Reply) -> None:
+        """Answer a request; one that took long is logged with what it was done for."""
+        self._replies.fill(slot, reply)
+        took_s = self._clock.seconds() - slot.begun_s
+        if took_s >= self._slow_s:
+            with self._working_for(slot):
+                self.log.info(
+                    "{kind} took {ms} ms: {reply}",
+                    kind=slot.kind,
+                    ms=round(took_s * 1000),
+                    reply=type(reply).__name__,
+                )
+
+    @staticmethod
+    def _working_for(slot: Slot) -> AbstractContextManager[None]:
+        return trace.working_for(slot.trace) if slot.trace else _FOR_NOBODY
 
     def _ask(self, request: Request) -> Reply:
         match request:
@@ -330,13 +364,14 @@ class TextProtocol(LineReceiver):
             return Error("DAMAGED", str(error))
         return Error("DISK", "the disk cannot give the cells")
 
-    def _broken(self, failure: Failure) -> Reply:
-        self.log.failure("a mutation of {peer}", failure, peer=self._transport.getPeer())
+    def _broken(self, failure: Failure, slot: Slot) -> Reply:
+        with self._working_for(slot):
+            self.log.failure("a mutation of {peer}", failure, peer=self._transport.getPeer())
         return Unknown()
 
     def _answered(self, reply: Reply, row: bytes, slot: Slot) -> None:
         if not self._closing:
-            self._replies.fill(slot, reply)
+            self._fill(slot, reply)
             self._order.ended(row)
             self._work()
 

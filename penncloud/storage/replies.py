@@ -13,8 +13,12 @@ from penncloud.wire.replies import encode_reply
 
 @define(eq=False)
 class Slot:
-    """The place of one reply. `sent` is called when the reply goes out."""
+    """The place of one reply. `sent` is called when the reply goes out. For the log: `trace` is what the
+    request was done for, `kind` what it was, `begun_s` when it came."""
 
+    trace: str = ""
+    kind: str = ""
+    begun_s: float = 0.0
     reply: Reply | None = None
     sent: Callable[[], None] | None = None
     size_bytes: int = 0
@@ -33,9 +37,8 @@ class ReplyQueue:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def open(self, sent: Callable[[], None] | None = None) -> Slot:
+    def open(self, slot: Slot) -> Slot:
         """The place of the next reply."""
-        slot = Slot(sent=sent)
         self._slots.append(slot)
         return slot
 

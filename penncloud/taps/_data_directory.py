@@ -37,6 +37,9 @@ class OnDataDirectory:
         await self._node.stop()
         self._lock.release()
 
+    def trouble(self) -> str:
+        return self._node.trouble()
+
     def _failed(self, error: BaseException) -> None:
         self.log.error("the disk has failed, so this process ends: {error}", error=str(error))
         stop_with_error(self._reactor)

@@ -41,6 +41,10 @@ class Node(Protocol):
         """End in order: finish what runs, refuse what is new, release what is held."""
         ...
 
+    def trouble(self) -> str:
+        """Why it cannot do its work just now; "" if it can."""
+        ...
+
 
 Build = Callable[[Environment, CollectorRegistry], Node]
 
@@ -58,6 +62,7 @@ class RoleService(Service):
         self._pool: BoundedPool | None = None
         self._metrics_port: IListeningPort | None = None
         self._supervision: Supervision | None = None
+        self._serves = False
 
     def startService(self) -> None:
         super().startService()
@@ -75,12 +80,13 @@ class RoleService(Service):
         supervision.starting()
         registry = process_registry()
         if self._role.metrics_port:
-            site = metrics_site(registry, reactor)
+            site = metrics_site(registry, reactor, self._trouble)
             self._metrics_port = await listen(
                 reactor, self._role.host, self._role.metrics_port, site
             )
         self._node = self._build(environment, registry)
         await self._node.start()
+        self._serves = True
         supervision.serving()
         self.log.info("{id} serves", id=self._role.id)
 
@@ -99,7 +105,13 @@ class RoleService(Service):
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
+    def _trouble(self) -> str:
+        if self._node is None or not self._serves:
+            return "it starts or stops"
+        return self._node.trouble()
+
     async def _stop(self) -> None:
+        self._serves = False
         if self._supervision is not None:
             self._supervision.stopping()
         if self._node is not None:

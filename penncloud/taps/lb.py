@@ -35,6 +35,9 @@ class _WithDirectory:
         await self._node.stop()
         await self._directory.stop()
 
+    def trouble(self) -> str:
+        return self._node.trouble()
+
 
 def makeService(options: RoleOptions) -> IService:
     cluster, role = options.cluster, cast(Lb, options.role)

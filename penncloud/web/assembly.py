@@ -59,7 +59,8 @@ def build_site(
     context.events.mount(app)
     mount_all(app, context)
     names = HostNames([config.host, config.advertise, *config.host_names, _host_of(config.lb_url)])
-    return WebSite(app, environment.reactor, names, registry), context
+    site = WebSite(app, environment, names, registry, slow_s=config.slow_s)
+    return site, context
 
 
 def _host_of(url: str) -> str:

@@ -78,6 +78,10 @@ class HttpNode:
         """The TCP port that is listened on, once started."""
         return port_of(self._listening)
 
+    def trouble(self) -> str:
+        """Why it cannot do its work just now; "" if it can."""
+        return "it does not run" if self._registration is None else self._registration.trouble()
+
     async def start(self) -> None:
         """Serve; ends when the admin account is known to exist, which needs the store."""
         for link in self._links:

@@ -27,6 +27,7 @@ from twisted.web.http import datetimeToString, parse_qs
 from twisted.web.server import Request
 from zope.interface import implementer
 
+from penncloud.platform import trace
 from penncloud.services.sessions import Session, csrf_token
 from penncloud.web.body import Body, ClientGone
 from penncloud.web.errors import WebError
@@ -89,6 +90,8 @@ class WebRequest(Request):
         self.refusal: WebError | None = None
         self.visitor_token = ""
         self.begun_at_s = 0.0
+        # What the logs of all servers call this request; the answer tells it.
+        self.trace_id = ""
         # The body of an ordinary route, complete.
         self.data = b""
         self._streamed = False
@@ -109,6 +112,7 @@ class WebRequest(Request):
         self.path, _, query = uri.partition(b"?")
         self.args = parse_qs(query, True)
         self.begun_at_s = float(self.site.reactor.seconds())
+        self._name()
         self.content = BytesIO()
         self.body = Body(length, 0, _nothing, _nothing)
         if length == 0:
@@ -314,7 +318,14 @@ class WebRequest(Request):
 
     def _begin(self) -> None:
         self._begun = True
-        self.process()
+        with trace.working_for(self.trace_id):
+            self.process()
+
+    def _name(self) -> None:
+        """The id that a balancer has given the request already, else a new one."""
+        given = self.requestHeaders.getRawHeaders("x-request-id", [""])[0]
+        self.trace_id = given if trace.is_id(given) else trace.new_id(self.site.entropy)
+        self.setHeader(b"x-request-id", self.trace_id.encode())
 
     def _continue(self) -> None:
         if self._awaits_continue:

@@ -7,17 +7,21 @@ bounded time to send its headers.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, cast
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.server import Site
 
+from penncloud.platform import trace
+from penncloud.platform.environment import Environment
 from penncloud.web.application import Application
 from penncloud.web.request import WebRequest
 from penncloud.web.security import SECURITY_HEADERS, HostNames
@@ -139,24 +143,30 @@ class WebChannel(HTTPChannel):
 
 
 class WebSite(Site):
-    """Listens for browsers. `host_names`: what it answers to besides localhost."""
+    """Listens for browsers. `host_names`: what it answers to besides localhost. Requests that took
+    `slow_s` are logged."""
+
+    _log = Logger()
 
     def __init__(
         self,
         application: Application,
-        reactor: Any,
+        environment: Environment,
         host_names: HostNames,
         registry: CollectorRegistry,
+        slow_s: float = math.inf,
     ) -> None:
         super().__init__(
             application.resource(),
             requestFactory=WebRequest,
-            reactor=reactor,
+            reactor=environment.reactor,
             timeout=_IDLE_S,
             parsePOSTFormSubmission=False,
         )
         self.application = application
+        self.entropy = environment.entropy
         self.host_names = host_names
+        self._slow_s = slow_s
         self.channels: set[WebChannel] = set()
         self.is_ending = False
         self._all_gone: Deferred[None] | None = None
@@ -188,7 +198,17 @@ class WebSite(Site):
         method = request.method if request.method in _METHODS else b"other"
         self._requests.labels(method.decode(), str(request.code)).inc()
         self._sent.inc(max(0, request.sentLength))
-        self._seconds.observe(max(0.0, self.reactor.seconds() - request.begun_at_s))
+        took_s = max(0.0, self.reactor.seconds() - request.begun_at_s)
+        self._seconds.observe(took_s)
+        if took_s >= self._slow_s:
+            # Without the address, which names users and files.
+            with trace.working_for(request.trace_id):
+                self._log.info(
+                    "{method} took {ms} ms: {status}",
+                    method=method.decode(),
+                    ms=round(took_s * 1000),
+                    status=request.code,
+                )
 
     async def end(self) -> None:
         """Close what is idle, let requests finish for a while, then close everything."""

@@ -24,6 +24,8 @@ MAX_SCAN_BYTES: Final = 2 * 1024 * 1024
 MAX_WATCHES: Final = 10_000
 # The text of an -ERR.
 MAX_TEXT_BYTES: Final = 1024
+# The id in TRAC.
+MAX_TRACE_BYTES: Final = 64
 # A client name in RQID.
 MAX_CLIENT_BYTES: Final = 64
 # Largest `seq` of RQID and largest version.

@@ -61,6 +61,13 @@ class RequestId:
 
 
 @frozen
+class TraceId:
+    """Names what the next request is done for, for the server's log; see `platform.trace`."""
+
+    id: bytes
+
+
+@frozen
 class Scan:
     """Cells of a row with start <= col < stop (stop empty: to the end), at most `limit`.
 
@@ -188,7 +195,9 @@ class Malformed:
 
 
 Mutation: TypeAlias = Put | CompareAndPut | CompareVersionAndPut | Delete | Mutate
-StorageRequest: TypeAlias = Get | Mutation | RequestId | Scan | ScanTablet | Watch | Unwatch
+StorageRequest: TypeAlias = (
+    Get | Mutation | RequestId | TraceId | Scan | ScanTablet | Watch | Unwatch
+)
 Request: TypeAlias = StorageRequest | Where | Map
 
 # -- replies -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from penncloud.wire.limits import (
     MAX_PREFIX_BYTES,
     MAX_ROW_BYTES,
     MAX_SCAN_CELLS,
+    MAX_TRACE_BYTES,
     MAX_VALUE_BYTES,
 )
 from penncloud.wire.messages import (
@@ -35,6 +36,7 @@ from penncloud.wire.messages import (
     Scan,
     ScanTablet,
     SubOperation,
+    TraceId,
     Unwatch,
     Watch,
     Where,
@@ -89,6 +91,7 @@ _ENCODERS: dict[type[Any], Callable[[Any], bytes]] = {
     ),
     Delete: lambda r: b"DELE;%b;%b\r\n" % (quote(r.row), quote(r.col)),
     RequestId: lambda r: b"RQID;%b;%d\r\n" % (quote(r.client), r.seq),
+    TraceId: lambda r: b"TRAC;%b\r\n" % quote(r.id),
     Scan: _encode_scan,
     ScanTablet: lambda r: (
         b"SCANT;%d;%b;%b;%d;%d\r\n" % (r.tablet, quote(r.row), quote(r.col), r.limit, r.max_value)
@@ -140,6 +143,10 @@ def _client(text: bytes) -> bytes:
     return _name(text, MAX_CLIENT_BYTES, "client")
 
 
+def _trace(text: bytes) -> bytes:
+    return _name(text, MAX_TRACE_BYTES, "trace id")
+
+
 def _scan(fields: list[bytes], reverse: bool) -> Scan:
     cut = number(fields[4]) if len(fields) == 5 else None
     names = _row(fields[0]), _bound(fields[1]), _bound(fields[2])
@@ -151,6 +158,7 @@ _LINES: dict[bytes, tuple[tuple[int, ...], Callable[[list[bytes]], Request]]] = 
     b"GET": ((2,), lambda f: Get(_row(f[0]), _col(f[1]))),
     b"DELE": ((2,), lambda f: Delete(_row(f[0]), _col(f[1]))),
     b"RQID": ((2,), lambda f: RequestId(_client(f[0]), number(f[1]))),
+    b"TRAC": ((1,), lambda f: TraceId(_trace(f[0]))),
     b"SCAN": ((4, 5), lambda f: _scan(f, False)),
     b"SCANR": ((4, 5), lambda f: _scan(f, True)),
     b"SCANT": (

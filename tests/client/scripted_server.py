@@ -39,6 +39,7 @@ from penncloud.wire.messages import (
     Scan,
     TabletLine,
     Tablets,
+    TraceId,
     Unwatch,
     Value,
     Watch,
@@ -102,6 +103,8 @@ class ScriptedConnection(Protocol):
             self._server.seen.append(request)
             if isinstance(request, RequestId):
                 self._request_id = request
+            elif isinstance(request, TraceId):
+                pass  # It is in `seen`, and changes nothing.
             else:
                 self._answer(request)
 

@@ -12,9 +12,20 @@ from twisted.trial.unittest import TestCase
 
 from penncloud.client.router import RoutedTable
 from penncloud.client.table import Refused, Table, Unavailable
+from penncloud.platform import trace
 from penncloud.platform.config import Cluster
 from penncloud.platform.environment import Environment
-from penncloud.wire.messages import Busy, Moved, Put, Reply, Request, RequestId, Unknown
+from penncloud.wire.messages import (
+    Busy,
+    Map,
+    Moved,
+    Put,
+    Reply,
+    Request,
+    RequestId,
+    TraceId,
+    Unknown,
+)
 from tests.client.scripted_server import DROP, LOSE, SILENT, ScriptedServer
 from tests.client.table_contract import TableContract, deferred, raised
 
@@ -91,6 +102,20 @@ class RetryTests(_Served):
         self.assertEqual(version, 1, "executed more than once")
         ids = {seen for seen in self.server.seen if isinstance(seen, RequestId)}
         self.assertEqual(len(ids), 1, "a retry has to use the same request id")
+
+    @deferred
+    async def test_trace(self) -> None:
+        """Each attempt says what it is for, where that is known, and only there."""
+        table = self.serve()
+        self.server.script = self.first_times(1, DROP)
+        with trace.working_for("abc"):
+            await table.put(b"r", b"c", b"v")
+            await table.get(b"r", b"c")
+        await table.get(b"r", b"c")
+        traced = [seen.id for seen in self.server.seen if isinstance(seen, TraceId)]
+        self.assertEqual(traced, [b"abc"] * 3)
+        kinds = [type(seen).__name__ for seen in self.server.seen if not isinstance(seen, Map)]
+        self.assertEqual(kinds[-3:], ["TraceId", "Get", "Get"])
 
     @deferred
     async def test_dropped(self) -> None:

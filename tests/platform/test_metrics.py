@@ -17,7 +17,8 @@ class MetricsSiteTests(SynchronousTestCase):
     def setUp(self) -> None:
         registry = CollectorRegistry()
         Counter("penncloud_things", "Things.", registry=registry).inc(3)
-        self.site = metrics_site(registry, Clock())
+        self.trouble = ""
+        self.site = metrics_site(registry, Clock(), lambda: self.trouble)
         self.site.startFactory()
         self.addCleanup(self.site.stopFactory)
 
@@ -44,3 +45,12 @@ class MetricsSiteTests(SynchronousTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, observer)
         self._get("/metrics")
         self.assertEqual(events, [])
+
+    def test_ready(self) -> None:
+        """/readyz says why the process cannot do its work, /healthz only that it lives."""
+        self.assertIn("200 OK", self._get("/readyz"))
+        self.trouble = "no coordinator leads"
+        answer = self._get("/readyz")
+        self.assertIn("503", answer)
+        self.assertIn("no coordinator leads", answer)
+        self.assertIn("200 OK", self._get("/healthz"))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.lsm.errors import TabletDamaged
 from penncloud.placement.tablets import HASH_SPACE
+from penncloud.platform import trace
 from penncloud.platform.errors import DiskError
 from penncloud.rpc.registration import TabletAssignment
 from penncloud.storage.factory import TextFactory
@@ -31,6 +35,7 @@ from penncloud.wire.messages import (
     Request,
     RequestId,
     Scan,
+    TraceId,
     Unknown,
     Unwatch,
     Value,
@@ -476,3 +481,53 @@ class EndTests(ProtocolTestCase):
         self.sync()
         expected = [Ok(1), Mismatch(1, b"a"), Mismatch(1, b"a"), Value(1, b"a")]
         self.assertEqual(client.replies(), expected)
+
+
+class TraceTests(ProtocolTestCase):
+    """What a request is done for shows in the log, and nowhere else."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.factory = TextFactory(self.clock, self.tablets, DEPTH, slow_s=0.5)
+        self.events: list[tuple[str, str]] = []
+
+        def note(event: LogEvent) -> None:
+            self.events.append((trace.current(), formatEvent(event)))
+
+        observer = cast(ILogObserver, note)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def test_slow(self) -> None:
+        """A slow mutation is logged with its id, a quick one and one without are not told apart."""
+        client = self.connect()
+        client.send(TraceId(b"abc"), RequestId(b"me", 1), Put(ROW, COL, b"v"))
+        client.send(TraceId(b"def"), Get(b"other", COL))
+        self.clock.advance(0.7)
+        self.sync()
+        self.assertEqual(client.replies(), [Ok(1), Missing()])
+        self.assertEqual(self.events, [("abc", "Put took 700 ms: Ok")])
+
+    def test_one_request_only(self) -> None:
+        """An id is of the request behind it, also where that has to wait for its turn."""
+        client = self.connect()
+        client.send(Put(ROW, COL, b"v"), TraceId(b"abc"), Get(ROW, COL), Get(ROW, b"d"))
+        self.clock.advance(1)
+        self.sync()
+        self.assertEqual(len(client.replies()), 3)
+        self.assertEqual([traced for traced, text in self.events], ["", "abc", ""])
+
+    def test_damage(self) -> None:
+        """Whatever goes wrong is logged with what it was done for."""
+        client = self.connect()
+        self.tablets.get = broken_disk  # type: ignore[method-assign]
+        client.send(RequestId(b"me", 1), TraceId(b"abc"), Get(ROW, COL))
+        client.send(TraceId(b"abc"), Get(ROW, COL))
+        (first, second) = client.replies()
+        self.assertEqual(first.code, "RQID")  # type: ignore[union-attr]
+        self.assertEqual(second.code, "DISK")  # type: ignore[union-attr]
+        self.assertEqual(self.events, [("abc", "Get: unreadable")])
+
+
+def broken_disk(request: Get) -> Reply:
+    raise DiskError("unreadable")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from prometheus_client import CollectorRegistry
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,6 +15,7 @@ from penncloud.client.directory import MemoryDirectory
 from penncloud.client.memory import MemoryTable
 from penncloud.client.raw import MemoryRawCells
 from penncloud.placement.tablets import TabletMap
+from penncloud.platform import trace
 from penncloud.platform.config import Cluster, Http
 from penncloud.web.assembly import build_site
 from penncloud.web.request import WebRequest
@@ -212,3 +215,36 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(count("penncloud_http_requests_total", labels), 1.0)
         labels = {"method": "other", "status": "404"}
         self.assertEqual(count("penncloud_http_requests_total", labels), 1.0)
+
+    def ids(self, request_head: bytes) -> tuple[str, str]:
+        """What a route works for, and what the answer tells."""
+        seen: list[str] = []
+
+        @self.site.application.route("/traced", access="open")
+        async def traced(request: WebRequest) -> bytes:
+            await deferLater(self.clock, 1)
+            seen.append(trace.current())
+            return b""
+
+        channel, transport = self.connect()
+        channel.dataReceived(
+            b"GET /traced HTTP/1.1\r\nHost: localhost\r\n" + request_head + b"\r\n"
+        )
+        self.clock.advance(1)
+        found = re.search(rb"(?i)x-request-id: (\S+)", transport.value())
+        assert found is not None, transport.value()
+        return seen[0], found[1].decode()
+
+    def test_a_new_request_id(self) -> None:
+        """A request without an id gets one, which its work knows to the end and its answer tells."""
+        seen, told = self.ids(b"")
+        self.assertEqual(seen, told)
+        self.assertTrue(trace.is_id(seen))
+        self.assertEqual(trace.current(), "")
+
+    def test_a_given_request_id(self) -> None:
+        """A balancer's id goes on; what is no id is replaced, as it would stand in logs."""
+        self.assertEqual(self.ids(b"X-Request-Id: lb.1-7\r\n"), ("lb.1-7", "lb.1-7"))
+        seen, told = self.ids(b"X-Request-Id: <b>\r\n")
+        self.assertEqual(seen, told)
+        self.assertTrue(trace.is_id(seen))

@@ -15,6 +15,7 @@ from penncloud.wire.limits import (
     MAX_PREFIX_BYTES,
     MAX_ROW_BYTES,
     MAX_SCAN_CELLS,
+    MAX_TRACE_BYTES,
 )
 
 # Bytes that the framing itself uses are what a decoder could trip over.
@@ -49,6 +50,7 @@ requests: SearchStrategy[m.Request] = st.one_of(
     st.builds(m.CompareVersionAndPut, rows, cols, counters, values),
     st.builds(m.Delete, rows, cols),
     st.builds(m.RequestId, _bytes(1, MAX_CLIENT_BYTES), counters),
+    st.builds(m.TraceId, _bytes(1, MAX_TRACE_BYTES)),
     st.builds(m.Scan, rows, bounds, bounds, limits, st.booleans(), st.none() | counters),
     st.builds(m.ScanTablet, counters, st.just(b"") | rows, bounds, limits, counters),
     st.builds(m.Mutate, rows, st.lists(sub_operations, min_size=1, max_size=8).map(tuple)),

@@ -65,11 +65,13 @@ class ExampleTests(SynchronousTestCase):
             )
 
     def test_one_reply_for_each_request(self) -> None:
-        """RQID and the request behind it have one; pushes are none."""
+        """RQID or TRAC and the request behind them have one; pushes are none."""
         for block in BLOCKS:
             requests = RequestDecoder().feed(spoken(block, "«"))
             replies = ReplyDecoder().feed(spoken(block, "»"))
-            asked = [r for r in requests if not isinstance(r, messages.RequestId)]
+            asked = [
+                r for r in requests if not isinstance(r, messages.RequestId | messages.TraceId)
+            ]
             answered = [r for r in replies if not isinstance(r, messages.Changed)]
             self.assertEqual(len(answered), len(asked), block)
 

@@ -15,6 +15,7 @@ from penncloud.wire.limits import (
     MAX_PREFIX_BYTES,
     MAX_ROW_BYTES,
     MAX_SCAN_CELLS,
+    MAX_TRACE_BYTES,
     MAX_VALUE_BYTES,
 )
 from penncloud.wire.messages import (
@@ -35,6 +36,7 @@ from penncloud.wire.messages import (
     RequestId,
     Scan,
     ScanTablet,
+    TraceId,
     Unwatch,
     Watch,
     Where,
@@ -63,6 +65,7 @@ class ExampleTests(SynchronousTestCase):
         """Every further command has one form."""
         self.check(b"CPUV;r;c;0;1;x\r\n", CompareVersionAndPut(b"r", b"c", 0, b"x"))
         self.check(b"RQID;me;7\r\n", RequestId(b"me", 7))
+        self.check(b"TRAC;0af3-1\r\n", TraceId(b"0af3-1"))
         self.check(b"SCAN;r;a;;10\r\n", Scan(b"r", b"a", b"", 10))
         self.check(b"SCANR;r;;z;10;64\r\n", Scan(b"r", b"", b"z", 10, True, 64))
         self.check(b"SCANT;3;;;100;256\r\n", ScanTablet(3, b"", b"", 100, 256))
@@ -140,6 +143,7 @@ class RefusalTests(SynchronousTestCase):
             self.refused(b"RQID;me;" + text + b"\r\n", "FORMAT")
         top = RequestId(b"c" * MAX_CLIENT_BYTES, MAX_COUNTER)
         self.assertEqual(RequestDecoder().feed(encode_request(top)), [top])
+        self.refused(b"TRAC;" + b"t" * (MAX_TRACE_BYTES + 1) + b"\r\n", "FORMAT")
         self.refused(b"RQID;" + b"c" * (MAX_CLIENT_BYTES + 1) + b";1\r\n", "FORMAT")
 
     def test_scan_limits(self) -> None:
