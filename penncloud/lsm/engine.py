@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 from attrs import frozen
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, fail
@@ -194,25 +195,44 @@ class Engine:
         self._flusher.forget(tablet)
         self._compactor.forget(tablet)
 
-    async def split_tablet(self, tablet: int, at: int, left: int, right: int) -> None:
+    async def split_tablet(
+        self,
+        tablet: int,
+        at: int,
+        left: int,
+        right: int,
+        place: tuple[int, int] | None = None,
+    ) -> tuple[TabletRecovery, TabletRecovery]:
         """Replace a tablet by two: rows with hash below `at`, and the others, durably on return.
 
-        The children have the parent's version, configuration and blob, and share its files until they
-        are compacted. All entries have to be committed, and none is taken meanwhile (Overloaded).
-        Raises ValueError for a point outside the tablet or numbers in use; DiskFull, DiskFailed.
+        The children have the parent's blob, and share its files until they are compacted. They begin at
+        `place` (version and configuration of an entry), or where the parent is; what the parent has
+        behind that place has no effects, and goes. Everything up to there has to be committed, and
+        nothing is taken meanwhile (Overloaded). Returns what the two are. Raises ValueError for a point
+        outside the tablet, numbers in use, or entries that would be lost; TabletDamaged, DiskFull,
+        DiskFailed.
         """
         async with self._sealed(tablet) as parent:
             lo, hi = parent.state.lo, parent.state.hi
             if not lo < at < hi or {left, right} & set(self._tablets) or left == right:
                 raise ValueError(f"tablet {tablet} cannot be split at {at} into {left} and {right}")
-            if parent.prepared != parent.committed:
+            version, entry_cfg = place or (parent.prepared, parent.committed_cfg)
+            if parent.committed < version or any(one.entry.effects for one in parent.pending):
                 raise ValueError(f"tablet {tablet} has entries that are not committed")
             parent.check()
             await self._flusher.request(tablet)
-            await self._store.edit(lambda manifest: manifest.split(tablet, at, left, right))
+            born = msgspec.structs.replace(
+                parent.state,
+                version=version,
+                entry_cfg=entry_cfg,
+                log_position=self._store.wal.position,
+            )
+            await self._store.edit(lambda manifest: manifest.split(tablet, at, left, right, born))
             for child in (left, right):
                 self._store.add_tablet(child, self._store.manifest.tablets[child])
             self._forget(tablet)
+        found = [self._recovery(self._tablets[child], []) for child in (left, right)]
+        return found[0], found[1]
 
     def split_point(self, tablet: int) -> int | None:
         """The hash that cuts a tablet into two of about equal size; None where there is none.

@@ -66,10 +66,18 @@ class Manifest(msgspec.Struct, frozen=True):
             tablets[tablet] = state
         return msgspec.structs.replace(self, tablets=tablets)
 
-    def split(self, tablet: int, at: int, left: int, right: int) -> Manifest:
-        """The manifest with a tablet replaced by two that share its files, cut at a hash."""
+    def split(self, tablet: int, at: int, left: int, right: int, born: TabletState) -> Manifest:
+        """The manifest with a tablet replaced by two that share its files, cut at a hash.
+
+        They begin at the version, configuration and log position of `born`.
+        """
         tablets = dict(self.tablets)
-        parent = tablets.pop(tablet)
+        parent = msgspec.structs.replace(
+            tablets.pop(tablet),
+            version=born.version,
+            entry_cfg=born.entry_cfg,
+            log_position=born.log_position,
+        )
         tablets[left] = msgspec.structs.replace(parent, hi=at)
         tablets[right] = msgspec.structs.replace(parent, lo=at)
         return msgspec.structs.replace(self, tablets=tablets)

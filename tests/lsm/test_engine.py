@@ -241,3 +241,43 @@ class EngineFaultTests(SynchronousTestCase):
         self.machine.run(self.machine.disk.replace(MANIFEST, newer))
         with self.assertRaisesRegex(NewerFormat, "version 9"):
             self.machine.reopen()
+
+
+class SplitTests(SynchronousTestCase):
+    """A tablet becomes two at a place of its log."""
+
+    def setUp(self) -> None:
+        self.machine = machine = Machine()
+        machine.open()
+        machine.run(machine.engine.create_tablet(1, 0, HASH_SPACE))
+        machine.engine.set_meta(1, lambda: b"blob")
+        for version in (1, 2):
+            machine.write(1, version, *(put(f"row{n}", str(version), "x") for n in range(20)))
+        # What every takeover leaves behind the place, with nobody to commit it.
+        machine.run(machine.engine.append([machine.entry(1, 3), machine.entry(1, 4)]))
+
+    def test_place(self) -> None:
+        """Children begin at the place, whatever without effects was behind it, also after a crash."""
+        machine = self.machine
+        cells = machine.cells(1)
+        machine.engine.commit(1, 3)
+        machine.run(machine.engine.split_tablet(1, HASH_SPACE // 2, 2, 3, (2, 1)))
+        self.assertEqual({**machine.cells(2), **machine.cells(3)}, cells)
+        machine.write(2, 3, put("new", "c", "v"))
+        found = machine.reopen(crash=True)
+        self.assertEqual(sorted(found), [2, 3])
+        for tablet, tail in ((2, 1), (3, 0)):
+            one = found[tablet]
+            self.assertEqual(
+                (one.version, one.entry_cfg, one.meta, len(one.tail)), (2, 1, b"blob", tail)
+            )
+
+    def test_refused(self) -> None:
+        """Nothing with effects may be lost, and the place has to be committed."""
+        engine = self.machine.engine
+        with self.assertRaises(ValueError):
+            self.machine.run(engine.split_tablet(1, HASH_SPACE // 2, 2, 3, (3, 1)))
+        self.machine.run(engine.append([self.machine.entry(1, 5, put("row1", "5", "x"))]))
+        with self.assertRaises(ValueError):
+            self.machine.run(engine.split_tablet(1, HASH_SPACE // 2, 2, 3, (2, 1)))
+        self.assertTrue(engine.has(1))

@@ -105,7 +105,7 @@ class Workload:
         return lambda: self.machine.engine.create_tablet(tablet, lo, hi)
 
     def _step(
-        self, after: State, work: Callable[[], Coroutine[Any, Any, None] | Deferred[None]]
+        self, after: State, work: Callable[[], Coroutine[Any, Any, Any] | Deferred[None]]
     ) -> None:
         self.attempt = after
         while True:
