@@ -30,8 +30,10 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.coordinator.commands import BeginTerm, Command, Result
 from penncloud.coordinator.raft_store import Kept, RaftStore, RaftStoreDamaged
-from penncloud.coordinator.state import BeginTerm, Command, Result, StateMachine
+from penncloud.coordinator.records import NewerState
+from penncloud.coordinator.state import StateMachine
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import DiskError, DiskFull, PennCloudError
 from penncloud.raft.log import RaftLog
@@ -526,7 +528,7 @@ class Decisions:
     def _load(self, snapshot: Snapshot) -> None:
         try:
             self.machine.restore(snapshot.data)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, NewerState) as error:
             raise RaftStoreDamaged(f"the snapshot is not a state: {error}") from error
 
     def _forget_up_to(self, index: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from penncloud.coordinator.commands import Rejected, SetEnabled
 from penncloud.coordinator.decisions import Decisions
 from penncloud.coordinator.messages import (
     ClusterView,
@@ -17,7 +18,6 @@ from penncloud.coordinator.messages import (
     ViewCluster,
 )
 from penncloud.coordinator.refusals import decided
-from penncloud.coordinator.state import Rejected, SetEnabled
 from penncloud.coordinator.view import Observer
 from penncloud.platform.environment import Environment
 from penncloud.rpc.calls import Calls

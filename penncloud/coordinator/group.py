@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.coordinator.commands import ForgetCoordinator, RegisterNode, Rejected
 from penncloud.coordinator.decisions import DEADLINE_S, Decisions
 from penncloud.coordinator.founding import Begin, Found, Join, Lost, Misfit, Wait, next_step
 from penncloud.coordinator.group_messages import (
@@ -37,7 +38,6 @@ from penncloud.coordinator.messages import (
 from penncloud.coordinator.peers import Peers
 from penncloud.coordinator.raft_store import Kept, RaftStore
 from penncloud.coordinator.refusals import decided
-from penncloud.coordinator.state import ForgetCoordinator, RegisterNode, Rejected
 from penncloud.coordinator.view import CoordinatorSeen
 from penncloud.platform.config import Cluster
 from penncloud.platform.environment import Environment

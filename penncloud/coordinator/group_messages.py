@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from penncloud.coordinator.state import Applied, Command, Rejected
+from penncloud.coordinator.commands import Command, Result
 from penncloud.raft.messages import Message
 
 # blank: has nothing on its disk. founded: knows the members, and waits until all of them do.
@@ -40,7 +40,7 @@ class Decide(msgspec.Struct, tag="decide", frozen=True):
 
 
 class Decided(msgspec.Struct, frozen=True):
-    result: Applied | Rejected
+    result: Result
 
 
 class RaftNote(msgspec.Struct, tag="raft", frozen=True):

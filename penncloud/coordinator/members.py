@@ -1,4 +1,4 @@
-"""The coordinator's side of `rpc.registration`: registers servers, pings them, hands out tablets."""
+"""The coordinator's side of `rpc.registration`: registers servers, pings them, hears how they are."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from attrs import define, field
+from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.coordinator.commands import RegisterNode, Rejected
 from penncloud.coordinator.decisions import Decisions
 from penncloud.coordinator.detector import Detector
+from penncloud.coordinator.records import NodeRecord
 from penncloud.coordinator.refusals import decided
-from penncloud.coordinator.state import (
-    CreateTablets,
-    RegisterNode,
-    Rejected,
-    TabletRecord,
-    TakeTablets,
-)
-from penncloud.placement.tablets import even_ranges
+from penncloud.coordinator.succession import Seen, Sight
 from penncloud.platform import config
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
@@ -31,8 +26,6 @@ from penncloud.rpc.errors import Disconnected, Refusal, RpcBusy
 from penncloud.rpc.protocol import RpcProtocol
 from penncloud.rpc.registration import (
     LONGEST_PAUSE_S,
-    Assign,
-    Assigned,
     Identity,
     Leave,
     Left,
@@ -40,13 +33,9 @@ from penncloud.rpc.registration import (
     Pong,
     Register,
     Registered,
-    TabletAssignment,
     Tip,
 )
 
-ASSIGN_TIMEOUT_S: Final = 5.0
-# Pause after an assignment that a server did not take.
-ASSIGN_RETRY_S: Final = 1.0
 # How long the servers known from an earlier run may take to come back: their longest pause between
 # attempts, and as much again for a busy machine.
 GRACE_S: Final = 2 * LONGEST_PAUSE_S
@@ -55,18 +44,19 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
 @define(eq=False)
-class _Session:
+class Session:
     """One registered server's connection."""
 
     node: Identity
     incarnation: int
     connection: RpcProtocol
     registering: bool = False
-    # Map version of the assignment that the server has confirmed.
-    assigned: int = -1
-    assigning: bool = False
-    assign_after: float = 0.0
-    tips: dict[int, Tip] = field(factory=dict)
+    # How far its tablets reach, by its last answer to a ping; None before the first.
+    tips: dict[int, Tip] | None = None
+    # Since when it has answered without a gap.
+    live_since: float = 0.0
+    # It is not told again before then that it may drop copies.
+    drop_after: float = 0.0
 
     @property
     def id(self) -> str:
@@ -78,12 +68,11 @@ class _Session:
 
 
 class Members:
-    """Who is there. `changed` is called when the state of a server has changed.
+    """Who is there. `changed` is called when the state of a server has changed, `beat` after every round
+    of pings.
 
     Every coordinator is connected with every server and pings it, so that each knows for itself who
-    lives. Only the leader acts on it: it writes registrations down, creates tablets and assigns them. It
-    chooses nothing by who is alive before what its predecessor may have chosen by the same pings is
-    certainly decided or lost: `_settled_at`.
+    lives. Only the leader acts on it.
     """
 
     log = Logger()
@@ -94,21 +83,20 @@ class Members:
         role: config.Coordinator,
         decisions: Decisions,
         changed: Callable[[], None],
+        beat: Callable[[], None],
     ) -> None:
         self._environment = environment
         self._clock = environment.reactor
         self._role = role
         self._decisions = decisions
         self._changed = changed
+        self._after_beat = beat
         heartbeat_s = role.heartbeat_ms / 1000
         grace = round(GRACE_S / heartbeat_s) + role.dead_after_missed
         self.detector = Detector(role.dead_after_missed, grace)
-        self._sessions: dict[str, _Session] = {}
-        self._by_connection: dict[RpcProtocol, _Session] = {}
+        self.sessions: dict[str, Session] = {}
+        self._by_connection: dict[RpcProtocol, Session] = {}
         self._ping_number = 0
-        self._creating = False
-        # While this coordinator leads: from when on it may choose by who is alive.
-        self._settled_at: float | None = None
         self._heartbeat = LoopingCall(self._beat)
         self._heartbeat.clock = environment.reactor
         self._heartbeat_s = heartbeat_s
@@ -136,13 +124,22 @@ class Members:
     @property
     def tips(self) -> dict[str, dict[int, Tip]]:
         """How far each connected storage server's tablets reach."""
-        return {session.id: session.tips for session in self._sessions.values()}
+        return {session.id: session.tips or {} for session in self.sessions.values()}
+
+    def sight(self) -> Sight:
+        """Who lives and what the storage servers have told."""
+        seen = {
+            session.id: Seen(session.incarnation, session.tips)
+            for session in self.sessions.values()
+            if session.role == "storage" and session.tips is not None
+        }
+        return Sight(self.detector.state, seen)
 
     def lost(self, connection: RpcProtocol) -> None:
         """A connection has ended; whether its server has too, the pings will tell."""
         session = self._by_connection.pop(connection, None)
-        if session is not None and self._sessions.get(session.id) is session:
-            del self._sessions[session.id]
+        if session is not None and self.sessions.get(session.id) is session:
+            del self.sessions[session.id]
 
     # -- what servers say ------------------------------------------------------------------------
 
@@ -155,17 +152,23 @@ class Members:
         self._check(connection, register)
         if not connection.is_open:
             raise Refusal("GONE", "the connection was lost meanwhile")
-        self._admit(_Session(register.node, register.incarnation, connection))
+        self._admit(Session(register.node, register.incarnation, connection))
         return Registered(self._role.heartbeat_ms)
 
     async def _write_down(self, node: Identity, incarnation: int) -> None:
         """Register it in the state, if it is not. Raises Refusal, RpcBusy."""
         known = self._decisions.machine.state.nodes.get(node.id)
         if known is None or (known.node, known.incarnation) != (node, incarnation):
-            command = RegisterNode(self._environment.now(), node, incarnation)
+            over = self._ended(known) if known is not None else 0
+            command = RegisterNode(self._environment.now(), node, incarnation, over)
             result = await decided(self._decisions.propose_here(command))
             if isinstance(result, Rejected):
                 raise Refusal(result.code, result.text)
+
+    def _ended(self, known: NodeRecord) -> int:
+        """The incarnation, if that process certainly is no more; else 0."""
+        gone = known.node.id not in self.sessions
+        return known.incarnation if gone and self.detector.state(known.node.id) == "dead" else 0
 
     def _check(self, connection: RpcProtocol, register: Register) -> None:
         node = register.node
@@ -175,26 +178,26 @@ class Members:
             )
         if node.role == "coordinator" or node.id == self._role.id:
             raise Refusal("BAD_IDENTITY", f"{node.id} is the id of a coordinator")
-        present = self._sessions.get(node.id)
+        present = self.sessions.get(node.id)
         if present is not None and present.incarnation > register.incarnation:
             raise Refusal(
                 "SUPERSEDED",
                 f"another {node.id}, started later, is registered: is this id used twice?",
             )
 
-    def _admit(self, session: _Session) -> None:
-        before = self._sessions.get(session.id)
+    def _admit(self, session: Session) -> None:
+        before = self.sessions.get(session.id)
         if before is not None and before.connection is not session.connection:
             self._by_connection.pop(before.connection, None)
             before.connection.drop(f"{session.id} has registered by another connection")
-        self._sessions[session.id] = session
+        self.sessions[session.id] = session
         self._by_connection[session.connection] = session
         now = self._clock.seconds()
         restarted = self.detector.registered(session.id, session.incarnation, now)
         event = "has started" if restarted else "is here"
         self.log.info("{role} {id} {event}", role=session.role, id=session.id, event=event)
+        session.live_since = now
         self._changed()
-        self._assign_all()
 
     def _leave(self, connection: RpcProtocol, leave: Leave) -> Left:
         session = self._by_connection.get(connection)
@@ -211,9 +214,12 @@ class Members:
             return
         before = self.detector.state(session.id)
         if self.detector.heard(session.id, pong.incarnation, self._clock.seconds()):
+            first = session.tips is None
             session.tips = {tip.tablet: tip for tip in pong.tips}
             if before != "live":
                 self.log.info("{id} is back", id=session.id)
+                session.live_since = self._clock.seconds()
+            if first or before != "live":
                 self._changed()
 
     # -- what servers are told -------------------------------------------------------------------
@@ -226,39 +232,23 @@ class Members:
         if missed:
             self._changed()
         self._ping_number += 1
-        for session in list(self._sessions.values()):
+        for session in list(self.sessions.values()):
             try:
                 session.connection.note(Ping(self._ping_number))
             except (Disconnected, RpcBusy) as error:
                 self.log.debug("no ping to {id}: {why}", id=session.id, why=str(error))
         self._expect_known()
-        if self._leads_now():
-            self._write_down_all()
-            self._create_tablets()
-            self._assign_all()
+        self._after_beat()
 
-    def _leads_now(self) -> bool:
-        """Whether this coordinator leads; notes when it began to."""
-        now = self._clock.seconds()
-        leads = self._decisions.leads
-        if leads and self._settled_at is None:
-            patience = self._role.dead_after_missed * self._heartbeat_s
-            self._settled_at = now + patience + self._decisions.timing.election_s
-            for session in self._sessions.values():
-                session.assigned = -1
-        elif not leads:
-            self._settled_at = None
-        return leads
-
-    def _write_down_all(self) -> None:
+    def write_down_all(self) -> None:
         """Those who registered here while another led, or nobody."""
-        for session in self._sessions.values():
+        for session in self.sessions.values():
             if not session.registering:
                 session.registering = True
                 work = self._write_down(session.node, session.incarnation)
                 Deferred.fromCoroutine(work).addBoth(self._written_down, session)
 
-    def _written_down(self, result: Any, session: _Session) -> None:
+    def _written_down(self, result: Any, session: Session) -> None:
         session.registering = False
         if not isinstance(result, Failure):
             return
@@ -272,84 +262,3 @@ class Members:
     def _heart_failed(self, failure: Failure) -> None:
         self.log.failure("the coordinator's heartbeat failed and goes on", failure)
         self._heartbeat.start(self._heartbeat_s, now=False).addErrback(self._heart_failed)
-
-    def _create_tablets(self) -> None:
-        """Cut the hash space once enough storage servers live: one member each, in turn."""
-        if self._creating or self._decisions.machine.state.tablets:
-            return
-        if self._settled_at is None or self._clock.seconds() < self._settled_at:
-            return
-        present = sorted(
-            session.id
-            for session in self._sessions.values()
-            if session.role == "storage" and self.detector.state(session.id) == "live"
-        )
-        if len(present) < self._role.expect_storage:
-            return
-        tablets = [
-            TabletRecord(number, lo, hi, 1, owner, [owner])
-            for number, (lo, hi) in enumerate(even_ranges(self._role.initial_tablets), 1)
-            for owner in [present[number % len(present)]]
-        ]
-        self._creating = True
-        command = CreateTablets(self._environment.now(), tablets)
-        Deferred.fromCoroutine(self._create(command)).addErrback(self._not_created)
-
-    async def _create(self, command: CreateTablets) -> None:
-        try:
-            result = await self._decisions.propose_here(command)
-        finally:
-            self._creating = False
-        if isinstance(result, Rejected):
-            self.log.warn("tablets not created: {text}", text=result.text)
-        else:
-            self.log.info("{count} tablets created", count=len(command.tablets))
-            self._assign_all()
-
-    def _not_created(self, failure: Failure) -> None:
-        if failure.check(PennCloudError):
-            self.log.warn("tablets not created: {why}", why=failure.getErrorMessage())
-        else:
-            self.log.failure("creating tablets", failure)
-
-    def _assign_all(self) -> None:
-        """Tell every storage server that has not yet confirmed the present map."""
-        if not self._decisions.leads:
-            return
-        version = self._decisions.machine.state.map_version
-        now = self._clock.seconds()
-        for session in self._sessions.values():
-            current = session.assigned == version or session.role != "storage" or not version
-            if not current and not session.assigning and session.assign_after <= now:
-                session.assigning = True
-                Deferred.fromCoroutine(self._assign(session)).addErrback(
-                    self._not_assigned, session
-                )
-
-    async def _assign(self, session: _Session) -> None:
-        state = self._decisions.machine.state
-        tablets = [
-            TabletAssignment(t.id, t.lo, t.hi, t.epoch, t.primary, t.members, session.id in t.taken)
-            for t in state.tablets.values()
-            if session.id in t.members
-        ]
-        message = Assign(state.map_version, tablets)
-        try:
-            await session.connection.call(message, Assigned, ASSIGN_TIMEOUT_S)
-            if new := [tablet.id for tablet in tablets if not tablet.taken]:
-                await self._decisions.propose_here(
-                    TakeTablets(self._environment.now(), session.id, new)
-                )
-            session.assigned = message.map_version
-        finally:
-            session.assigning = False
-
-    def _not_assigned(self, failure: Failure, session: _Session) -> None:
-        session.assign_after = self._clock.seconds() + ASSIGN_RETRY_S
-        if failure.check(Disconnected):
-            return
-        if failure.check(PennCloudError):
-            why = failure.getErrorMessage()
-            self.log.warn("{id} has not taken its tablets: {why}", id=session.id, why=why)
-        else:
-            self.log.failure("assigning tablets to {id}", failure, id=session.id)

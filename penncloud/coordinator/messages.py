@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 NodeState = Literal["live", "suspected", "dead", "drained"]
+TabletState = Literal["ok", "degraded", "damaged", "unavailable"]
 CoordinatorRole = Literal["leader", "follower", "candidate", "learner", "unreachable"]
 
 
@@ -24,10 +25,15 @@ class NodeInfo(msgspec.Struct, frozen=True):
     agent: str = ""  # host:port of the agent that can stop and start it
     metrics_port: int = 0
     seen_s: float = 0.0  # seconds since it last answered
+    draining: bool = False  # storage: gives its tablets away, or has done so
 
 
 class TabletInfo(msgspec.Struct, frozen=True):
-    """One tablet as the coordinators see it. `lag` is in versions behind the primary."""
+    """One tablet as the coordinators see it. `lag` is in versions behind the primary.
+
+    `degraded`: it serves with fewer live members than it should have. `damaged`: a member cannot use its
+    copy. `unavailable`: it has no primary that lives. `learners` are to join, `leaving` to leave.
+    """
 
     id: int
     lo: int
@@ -36,7 +42,9 @@ class TabletInfo(msgspec.Struct, frozen=True):
     primary: str
     members: list[str]
     lag: dict[str, int]
-    state: Literal["ok", "degraded", "damaged", "unavailable"]
+    state: TabletState
+    learners: list[str] = []
+    leaving: list[str] = []
 
 
 class CoordinatorInfo(msgspec.Struct, frozen=True):

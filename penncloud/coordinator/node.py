@@ -9,13 +9,16 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.coordinator.assignments import Assignments
 from penncloud.coordinator.decisions import Decisions, Timing
 from penncloud.coordinator.directory import DirectoryServer
 from penncloud.coordinator.group import Group
+from penncloud.coordinator.leader import Leader
 from penncloud.coordinator.members import Members
 from penncloud.coordinator.messages import ClusterView
 from penncloud.coordinator.metrics import export
 from penncloud.coordinator.peers import Peers
+from penncloud.coordinator.proposals import Proposals
 from penncloud.coordinator.raft_store import RaftStore, RaftStoreDamaged
 from penncloud.coordinator.text import TextFactory, answer
 from penncloud.coordinator.view import Observer
@@ -35,6 +38,8 @@ from penncloud.wire.messages import Reply, Request
 # How long a coordinator that decides alone may take to begin: it needs nobody but its disk.
 _ALONE_S = 30.0
 _POLL_S = 0.01
+# Every member acknowledges every write.
+MAX_COPIES = 7
 
 
 class CoordinatorNode:
@@ -54,7 +59,7 @@ class CoordinatorNode:
         registry: CollectorRegistry,
         disk: Disk,
     ) -> None:
-        _check(role)
+        _check(cluster, role)
         self._environment = environment
         self._cluster = cluster
         self._role = role
@@ -73,7 +78,18 @@ class CoordinatorNode:
             changed=self._changed,
         )
         self.group = Group(environment, cluster, self._store, self.decisions, self._peers)
-        self._members = Members(environment, role, self.decisions, self._changed)
+        self._members = Members(environment, role, self.decisions, self._changed, self._work)
+        copies = cluster.replication_factor
+        self._assignments = Assignments(environment, copies, self.decisions, self._members)
+        self._proposals = Proposals(environment, self.decisions, self._assignments)
+        self._leader = Leader(
+            environment,
+            role,
+            copies,
+            decisions=self.decisions,
+            members=self._members,
+            assignments=self._assignments,
+        )
         self._directory = DirectoryServer(environment, self.decisions, self._observer)
         self._text = TextFactory(environment.reactor, self._answer, self.decisions.read_barrier)
         self._rpc: RpcServerFactory | None = None
@@ -103,6 +119,7 @@ class CoordinatorNode:
         self._members.serve(calls)
         self._directory.serve(calls)
         self.group.serve(calls)
+        self._proposals.serve(calls)
         self._rpc = RpcServerFactory(
             environment, calls, secret=secret, hooks=Hooks(closed=self._lost)
         )
@@ -140,6 +157,7 @@ class CoordinatorNode:
         self._serving = False
         self.group.stop()
         self._members.stop()
+        self._leader.stop()
         await self.decisions.close()
         if self._listening is not None:
             await maybeDeferred(self._listening.stopListening)
@@ -163,14 +181,20 @@ class CoordinatorNode:
     def _observer(self) -> Observer:
         members = self._members
         state = self.decisions.machine.state
-        return Observer(state, members.detector, members.tips, self.group.coordinators())
+        copies = self._cluster.replication_factor
+        seen = self.group.coordinators()
+        return Observer(state, members.detector, members.tips, seen, copies)
 
     def _answer(self, request: Request) -> Reply:
         return answer(request, self.decisions.machine.tablet_map, self._observer().address)
 
     def _changed(self) -> None:
         self._directory.changed()
+        self._leader.work_soon()
         self._keep_up()
+
+    def _work(self) -> None:
+        self._leader.work()
 
     def _keep_up(self) -> None:
         if self._serving:
@@ -181,7 +205,9 @@ class CoordinatorNode:
         self._directory.lost(connection)
 
 
-def _check(role: config.Coordinator) -> None:
+def _check(cluster: config.Cluster, role: config.Coordinator) -> None:
+    if not 1 <= cluster.replication_factor <= MAX_COPIES:
+        raise ConfigurationError(f"[cluster]: replication_factor: from 1 to {MAX_COPIES}")
     for key in (
         "heartbeat_ms",
         "dead_after_missed",

@@ -16,9 +16,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.coordinator.commands import Command, Result
 from penncloud.coordinator.decisions import NotDecided, OutcomeUnknown, TooManyDecisions
 from penncloud.coordinator.group_messages import Decide, Decided, Who, WhoIs, encode_message
-from penncloud.coordinator.state import Command, Result
 from penncloud.platform.config import parse_address
 from penncloud.platform.environment import Environment
 from penncloud.raft.messages import Message

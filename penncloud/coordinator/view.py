@@ -7,15 +7,18 @@ from typing import Literal
 
 from attrs import frozen
 
+from penncloud.coordinator.commands import TabletRecord
 from penncloud.coordinator.detector import Detector
 from penncloud.coordinator.messages import (
     ClusterView,
     CoordinatorInfo,
     CoordinatorRole,
     NodeInfo,
+    NodeState,
     TabletInfo,
+    TabletState,
 )
-from penncloud.coordinator.state import NodeRecord, State, TabletRecord
+from penncloud.coordinator.records import NodeRecord, State
 from penncloud.rpc.endpoints import address_text
 from penncloud.rpc.registration import Tip
 
@@ -35,12 +38,16 @@ class CoordinatorSeen:
 
 @frozen
 class Observer:
-    """One coordinator's sight: what was decided, whom it hears, and the members of its group."""
+    """One coordinator's sight: what was decided, whom it hears, and the members of its group.
+
+    `copies`: how many members a tablet should have, if there are so many servers.
+    """
 
     state: State
     detector: Detector
     tips: Tips
     coordinators: Mapping[str, CoordinatorSeen]
+    copies: int = 1
 
     def liveness(self, node_id: str) -> Literal["live", "suspected", "dead"]:
         if (coordinator := self.coordinators.get(node_id)) is not None:
@@ -75,12 +82,24 @@ class Observer:
             host=node.host,
             port=node.port,
             pid=node.pid,
-            state=self.liveness(node.id),
+            state=self._node_state(record),
             enabled=record.enabled,
             incarnation=record.incarnation,
             agent=node.agent,
             metrics_port=node.metrics_port,
             seen_s=round(self._seen_s(node.id, now), 3),
+            draining=record.draining,
+        )
+
+    def _node_state(self, record: NodeRecord) -> NodeState:
+        liveness = self.liveness(record.node.id)
+        if liveness == "live" and record.draining and not self._holds_tablets(record.node.id):
+            return "drained"
+        return liveness
+
+    def _holds_tablets(self, node_id: str) -> bool:
+        return any(
+            node_id in (*tablet.members, *tablet.learners) for tablet in self.state.tablets.values()
         )
 
     def _seen_s(self, node_id: str, now: float) -> float:
@@ -95,14 +114,6 @@ class Observer:
                 yield CoordinatorInfo(node_id, node.host, node.port, node.pid, seen.role, seen.term)
 
     def _tablet(self, record: TabletRecord) -> TabletInfo:
-        state: Literal["ok", "degraded", "damaged", "unavailable"] = "ok"
-        tip = self.tips.get(record.primary, {}).get(record.id)
-        if not self.address(record.primary):
-            state = "unavailable"
-        elif tip is not None and tip.damaged:
-            state = "damaged"
-        elif any(self.liveness(member) == "dead" for member in record.members):
-            state = "degraded"
         return TabletInfo(
             id=record.id,
             lo=record.lo,
@@ -111,20 +122,40 @@ class Observer:
             primary=record.primary,
             members=record.members,
             lag=self._lag(record),
-            state=state,
+            state=self._tablet_state(record),
+            learners=record.learners,
+            leaving=record.leaving,
         )
 
-    def _lag(self, record: TabletRecord) -> dict[str, int]:
-        """Versions behind the primary, for the members that have told how far they are."""
-        reached = {
-            member: self.tips[member][record.id].version
+    def _tablet_state(self, record: TabletRecord) -> TabletState:
+        declined = self._tip(record, record.primary).declined
+        if not self.address(record.primary) or declined == record.epoch:
+            return "unavailable"
+        if any(self._tip(record, member).damaged for member in record.members):
+            return "damaged"
+        usable = sum(
+            self.liveness(member) != "dead" and self._tip(record, member).eligible
             for member in record.members
-            if record.id in self.tips.get(member, {})
-        }
-        if record.primary not in reached:
+        )
+        storage = sum(one.node.role == "storage" for one in self.state.nodes.values())
+        return "degraded" if usable < min(self.copies, storage) else "ok"
+
+    def _tip(self, record: TabletRecord, node_id: str) -> Tip:
+        """What it told last; before that nothing bad is known."""
+        tip = self.tips.get(node_id, {}).get(record.id)
+        return Tip(record.id, 0, 0) if tip is None else tip
+
+    def _lag(self, record: TabletRecord) -> dict[str, int]:
+        """Versions behind the primary, for the members and learners of which something is known."""
+        first = self.tips.get(record.primary, {}).get(record.id)
+        if first is None:
             return {}
-        first = reached[record.primary]
-        return {member: max(0, first - version) for member, version in reached.items()}
+        reached = {
+            one: max(0, first.version - tip.version)
+            for one in (*record.members, *record.learners)
+            if (tip := self.tips.get(one, {}).get(record.id)) is not None
+        }
+        return {**reached, **first.lag}
 
 
 def _natural(node_id: str) -> tuple[str, int, str]:

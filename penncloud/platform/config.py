@@ -36,8 +36,8 @@ class Cluster(Section, frozen=True, kw_only=True):
     # File with the cluster's shared secret (any bytes); internal calls are refused without it.
     # Empty: none asked, which only a loopback-only cluster may do.
     secret_file: str = ""
-    # Copies of each tablet. The seeds' groups of three.
-    replication_factor: int = 3
+    # Copies of each tablet, on as many storage servers.
+    replication_factor: int = 1
     # "2pc": acknowledged when durable on every member; "async": after the primary's own disk.
     replication: Literal["2pc", "async"] = "2pc"
     # How logs are written where an agent of `penncloud up` runs the servers; under systemd they are JSON.

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from penncloud.coordinator.state import (
+from penncloud.coordinator.commands import (
     BeginTerm,
+    ChangeMembers,
     Command,
     Configure,
     CreateTablets,
+    DrainNode,
+    ForcePrimary,
     ForgetCoordinator,
+    ForgetNode,
+    PlanReplicas,
     RegisterNode,
+    ReserveIds,
     SetEnabled,
+    SplitTablet,
     TabletRecord,
     TakeTablets,
 )
@@ -35,6 +42,9 @@ FOUNDING: list[Command] = [
     CreateTablets(5.0, TWO_TABLETS),
 ]
 
+_tablets = st.integers(1, 4)
+_epochs = st.integers(0, 4)
+_incarnations = st.integers(0, 3)
 _times = st.floats(min_value=0, max_value=2e9)
 _ids = st.sampled_from(["storage-1", "storage-2", "storage-3", "http-1", "http-2"])
 _roles: st.SearchStrategy[RoleName] = st.sampled_from(["storage", "http"])
@@ -58,12 +68,39 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(SetEnabled, _times, _ids, st.booleans()),
     st.builds(TakeTablets, _times, _ids, st.lists(st.integers(1, 3), max_size=3)),
     st.builds(CreateTablets, _times, st.lists(_records, max_size=3) | st.just(TWO_TABLETS)),
+    st.builds(Configure, _times, _tablets, _epochs, _ids | st.just(""), st.lists(_ids, max_size=2)),
     st.builds(
-        Configure,
+        ChangeMembers,
         _times,
-        st.integers(1, 3),
-        st.integers(0, 4),
-        _ids | st.just(""),
-        st.lists(_ids, max_size=2),
+        _ids,
+        _incarnations,
+        _tablets,
+        _epochs,
+        _ids,
+        _incarnations,
+        st.lists(_ids, max_size=3),
     ),
+    st.builds(
+        PlanReplicas,
+        _times,
+        _tablets,
+        _epochs,
+        st.lists(_ids, max_size=2),
+        st.lists(_ids, max_size=1),
+    ),
+    st.builds(ReserveIds, _times, st.integers(0, 2)),
+    st.builds(
+        SplitTablet,
+        _times,
+        _ids,
+        _incarnations,
+        _tablets,
+        _epochs,
+        st.sampled_from([0, HALF // 2, HALF + HALF // 2]),
+        st.integers(1, 8),
+        st.integers(1, 8),
+    ),
+    st.builds(DrainNode, _times, _ids, st.booleans(), st.integers(0, 2)),
+    st.builds(ForgetNode, _times, _ids, st.booleans(), st.dictionaries(_tablets, _ids, max_size=2)),
+    st.builds(ForcePrimary, _times, _tablets, _epochs, _ids, _incarnations),
 )

@@ -14,6 +14,15 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.coordinator import decisions as subject
+from penncloud.coordinator.commands import (
+    Applied,
+    BeginTerm,
+    Command,
+    Configure,
+    Rejected,
+    Result,
+    SetEnabled,
+)
 from penncloud.coordinator.decisions import (
     FULL_PAUSE_S,
     Decisions,
@@ -23,15 +32,6 @@ from penncloud.coordinator.decisions import (
     TooManyDecisions,
 )
 from penncloud.coordinator.raft_store import RaftStore, RaftStoreDamaged
-from penncloud.coordinator.state import (
-    Applied,
-    BeginTerm,
-    Command,
-    Configure,
-    Rejected,
-    Result,
-    SetEnabled,
-)
 from penncloud.platform.memory_disk import Fault, MemoryDisk
 from penncloud.raft.messages import Membership, Message
 from tests.coordinator.commands import FOUNDING, HTTP_1, commands

@@ -68,6 +68,13 @@ class _Server:
     async def _assign(self, assign: Assign) -> None:
         self.assigned.put(assign)
 
+    async def settled(self) -> Assign:
+        """The first assignment in which every tablet is there and has a primary."""
+        while True:
+            assign = await self.assigned.get()
+            if assign.tablets and all(tablet.primary for tablet in assign.tablets):
+                return assign
+
     def stop(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self.registration.stop())
 
@@ -151,13 +158,14 @@ class NodeTests(TestCase):
         self.assertEqual(await text.replies.get(), Tablets(0, ()))
         first = _Server(self, "storage", 1)
         second = _Server(self, "storage", 2)
-        assigned = [await first.assigned.get(), await second.assigned.get()]
+        assigned = [await first.settled(), await second.settled()]
         ids = [{tablet.id for tablet in assign.tablets} for assign in assigned]
         self.assertEqual([len(ids[0]), len(ids[1])], [2, 2])
         self.assertEqual(ids[0] | ids[1], {1, 2, 3, 4})
         for assign, name in zip(assigned, ("storage-1", "storage-2"), strict=True):
             for tablet in assign.tablets:
                 self.assertEqual((tablet.primary, tablet.members), (name, [name]))
+                self.assertTrue(tablet.taken)
         text.ask(Where(b"row", b"col"), Map())
         where = await text.replies.get()
         tablets = await text.replies.get()
@@ -172,7 +180,7 @@ class NodeTests(TestCase):
         """A restarted coordinator knows all it had decided, and servers and watchers find it again."""
         first, second = _Server(self, "storage", 1), _Server(self, "storage", 2)
         http = _Server(self, "http", 1)
-        before = (await first.assigned.get(), await second.assigned.get())
+        before = (await first.settled(), await second.settled())
         directory = await self._directory()
         news = self._watch(directory)
         await self._until(news, "http-1", "live")
@@ -195,8 +203,8 @@ class NodeTests(TestCase):
     async def test_dead_and_back(self) -> None:
         """A primary that stops is not handed out, its tablets are unavailable; back, it is again."""
         first, second = _Server(self, "storage", 1), _Server(self, "storage", 2)
-        await first.assigned.get()
-        await second.assigned.get()
+        await first.settled()
+        await second.settled()
         directory = await self._directory()
         news = self._watch(directory)
         await self._until(news, "storage-2", "live")

@@ -7,9 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from penncloud.coordinator.state import (
-    MAX_AUDIT_ENTRIES,
-    MAX_REQUESTS,
+from penncloud.coordinator.commands import (
     Applied,
     BeginTerm,
     Command,
@@ -17,14 +15,17 @@ from penncloud.coordinator.state import (
     CreateTablets,
     RegisterNode,
     Rejected,
+    Reserved,
+    ReserveIds,
     Result,
     SetEnabled,
-    StateMachine,
     TabletRecord,
     TakeTablets,
 )
+from penncloud.coordinator.records import FORMAT, MAX_AUDIT_ENTRIES, NewerState
+from penncloud.coordinator.state import MAX_REQUESTS, StateMachine
 from penncloud.rpc.registration import Identity
-from tests.coordinator.commands import FOUNDING, HTTP_1, STORAGE_1, TWO_TABLETS, commands
+from tests.coordinator.commands import FOUNDING, HTTP_1, STORAGE_1, STORAGE_2, TWO_TABLETS, commands
 
 
 def machine(*more: Command) -> StateMachine:
@@ -35,8 +36,30 @@ def machine(*more: Command) -> StateMachine:
     return result
 
 
-def _without_taken(tablet: TabletRecord) -> TabletRecord:
-    return msgspec.structs.replace(tablet, taken=[])
+def _without_taken(tablets: dict[int, TabletRecord]) -> list[TabletRecord]:
+    return [msgspec.structs.replace(tablet, taken=[]) for tablet in tablets.values()]
+
+
+def _configuration(tablet: TabletRecord) -> tuple[object, ...]:
+    return tablet.epoch, tablet.primary, tablet.incarnation, tablet.members
+
+
+# The founded cluster of `commands` with tablet 1 taken and http-1 disabled, as format 1 wrote it.
+FORMAT_1 = (
+    b"\x86\xa4term\x01\xabmap_version\x01\xa5nodes\x93"
+    b"\x83\xa4node\x87\xa4role\xa4http\xa2id\xa6http-1\xa4host\xa9127.0.0.1\xa4port\xcd\x1f\x91"
+    b"\xa3pid\x15\xa5agent\xa0\xacmetrics_port\x00\xabincarnation\x03\xa7enabled\xc2"
+    b"\x83\xa4node\x87\xa4role\xa7storage\xa2id\xa9storage-1\xa4host\xa9127.0.0.1\xa4port\xcd!\xfd"
+    b"\xa3pid\x0b\xa5agent\xa0\xacmetrics_port\x00\xabincarnation\x01\xa7enabled\xc3"
+    b"\x83\xa4node\x87\xa4role\xa7storage\xa2id\xa9storage-2\xa4host\xa9127.0.0.1\xa4port\xcd!\xfe"
+    b"\xa3pid\x0c\xa5agent\xa0\xacmetrics_port\x00\xabincarnation\x02\xa7enabled\xc3\xa7tablets\x92"
+    b"\x87\xa2id\x01\xa2lo\x00\xa2hi\xce\x80\x00\x00\x00\xa5epoch\x01\xa7primary\xa9storage-1"
+    b"\xa7members\x91\xa9storage-1\xa5taken\x91\xa9storage-1"
+    b"\x87\xa2id\x02\xa2lo\xce\x80\x00\x00\x00\xa2hi\xcf\x00\x00\x00\x01\x00\x00\x00\x00\xa5epoch\x01"
+    b"\xa7primary\xa9storage-2\xa7members\x91\xa9storage-2\xa5taken\x90\xa5audit\x91"
+    b"\x82\xa2at\xcb?\xf0\x00\x00\x00\x00\x00\x00\xa4text\xbbcoordinator-1 begins term 1"
+    b"\xa8requests\x91\xa2r1"
+)
 
 
 class ReplayTests(SynchronousTestCase):
@@ -73,20 +96,58 @@ class ReplayTests(SynchronousTestCase):
             if isinstance(result, Rejected):
                 self.assertEqual(subject.snapshot(), before)
             for number, tablet in subject.state.tablets.items():
-                old = tablets[number]
-                self.assertEqual(
-                    tablet.epoch, old.epoch + (_without_taken(tablet) != _without_taken(old))
-                )
-                self.assertLessEqual(set(tablet.taken), set(tablet.members))
-                if tablet.primary:
-                    self.assertIn(tablet.primary, tablet.members)
-            changed = [
-                number
-                for number, tablet in subject.state.tablets.items()
-                if _without_taken(tablet) != _without_taken(tablets[number])
-            ]
-            self.assertEqual(subject.state.map_version, version + bool(changed))
-            self.assertEqual(len(subject.tablet_map.tablets), 2)
+                old = tablets.get(number, tablet)
+                grows = _configuration(tablet) != _configuration(old)
+                self.assertEqual(tablet.epoch, old.epoch + grows)
+                self._whole(tablet, subject)
+            changed = _without_taken(subject.state.tablets) != _without_taken(tablets)
+            self.assertEqual(subject.state.map_version > version, changed)
+            # Raises for tablets that leave a gap or overlap.
+            self.assertGreaterEqual(len(subject.tablet_map.tablets), 2)
+
+    def _whole(self, tablet: TabletRecord, subject: StateMachine) -> None:
+        members = set(tablet.members)
+        self.assertTrue(members)
+        self.assertLessEqual(set(tablet.taken), members)
+        self.assertLess(set(tablet.leaving), members)
+        self.assertFalse(set(tablet.learners) & members)
+        self.assertLessEqual(members | set(tablet.learners), set(subject.state.nodes))
+        self.assertNotIn(tablet.primary, tablet.leaving)
+        if tablet.primary:
+            self.assertIn(tablet.primary, tablet.members)
+        self.assertLess(tablet.id, subject.state.next_tablet)
+
+
+class FormatTests(SynchronousTestCase):
+    def test_the_first_format(self) -> None:
+        """A snapshot of the first format is read, and goes on as if it had been of this one."""
+        subject = StateMachine()
+        subject.restore(FORMAT_1)
+        state = subject.state
+        self.assertEqual((state.term, state.map_version, list(state.requests)), (1, 1, ["r1"]))
+        expected = msgspec.structs.replace(TWO_TABLETS[0], taken=["storage-1"])
+        self.assertEqual(list(state.tablets.values()), [expected, TWO_TABLETS[1]])
+        self.assertFalse(state.nodes["http-1"].enabled)
+        self.assertFalse(state.nodes["storage-1"].draining)
+        self.assertEqual(subject.apply(ReserveIds(1.0, 2)), Reserved(3))
+        again = StateMachine()
+        again.restore(subject.snapshot())
+        self.assertEqual(again.snapshot(), subject.snapshot())
+
+    def test_a_later_format(self) -> None:
+        """What a later version wrote is refused, not half understood."""
+        later = msgspec.msgpack.encode({"format": FORMAT + 1, "tablets": "otherwise"})
+        with self.assertRaisesRegex(NewerState, f"of format {FORMAT + 1}"):
+            StateMachine().restore(later)
+
+    def test_this_format(self) -> None:
+        """The names and the order of the snapshot's fields stay."""
+        document = msgspec.msgpack.decode(machine().snapshot())
+        fields = "term map_version nodes tablets audit requests format next_tablet splits"
+        self.assertEqual(" ".join(document), fields)
+        record = "id lo hi epoch primary members taken incarnation learners leaving"
+        self.assertEqual(" ".join(document["tablets"][0]), record)
+        self.assertEqual(document["format"], 2)
 
 
 class CommandTests(SynchronousTestCase):
@@ -102,11 +163,11 @@ class CommandTests(SynchronousTestCase):
         """Of two configurations decided for the same epoch one applies."""
         subject = machine()
         members = ["storage-1", "storage-2"]
-        self.assertEqual(subject.apply(Configure(9, 1, 1, "storage-2", members)), Applied())
+        self.assertEqual(subject.apply(Configure(9, 1, 1, "storage-2", members)), Applied(2))
         self._rejected(subject.apply(Configure(9, 1, 1, "storage-1", members)), "STALE")
         tablet = subject.tablet_map.tablets[0]
         self.assertEqual((tablet.epoch, tablet.primary), (2, "storage-2"))
-        self.assertEqual(subject.apply(Configure(9, 1, 2, "", members)), Applied())
+        self.assertEqual(subject.apply(Configure(9, 1, 2, "", members)), Applied(3))
         self.assertEqual(subject.tablet_map.tablets[0].primary, "")
 
     def test_unfit_configurations(self) -> None:
@@ -136,9 +197,10 @@ class CommandTests(SynchronousTestCase):
         one = machine(TakeTablets(6.0, "storage-1", [1, 2, 9]), TakeTablets(6.5, "storage-9", [1]))
         taken = lambda: [one.state.tablets[number].taken for number in (1, 2)]  # noqa: E731
         self.assertEqual(taken(), [["storage-1"], []])
+        # Who joins does so by its primary's word, which knows that it has everything.
         one.apply(Configure(7.0, 1, 1, "storage-2", ["storage-2", "storage-1"]))
+        self.assertEqual(taken(), [["storage-1", "storage-2"], []])
         one.apply(TakeTablets(8.0, "storage-2", [1, 2]))
-        self.assertEqual(taken(), [["storage-1", "storage-2"], ["storage-2"]])
         one.apply(Configure(9.0, 1, 2, "storage-2", ["storage-2"]))
         self.assertEqual(taken(), [["storage-2"], ["storage-2"]])
 
@@ -173,6 +235,17 @@ class CommandTests(SynchronousTestCase):
         subject = machine()
         self._rejected(subject.apply(SetEnabled(9.0, "http-9", True)), "NO_SUCH_NODE")
         self._rejected(subject.apply(SetEnabled(9.0, "storage-1", True)), "WRONG_ROLE")
+
+    def test_a_clock_that_was_set_back(self) -> None:
+        """A lower incarnation is another process of the same id, or one that follows: the leader, who
+        sees that the known one has ended, says which."""
+        subject = machine()
+        earlier = RegisterNode(9.0, STORAGE_2, 1)
+        self._rejected(subject.apply(earlier), "SUPERSEDED")
+        self._rejected(subject.apply(msgspec.structs.replace(earlier, replaces=1)), "SUPERSEDED")
+        follows = msgspec.structs.replace(earlier, replaces=2)
+        self.assertEqual(subject.apply(follows), Applied())
+        self.assertEqual(subject.state.nodes["storage-2"].incarnation, 1)
 
     def test_roles_stay(self) -> None:
         """An id belongs to one role."""

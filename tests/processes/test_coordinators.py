@@ -18,8 +18,9 @@ from twisted.trial.unittest import TestCase
 from penncloud.client.coordinator_link import CoordinatorDirectory
 from penncloud.client.directory import ClusterView
 from penncloud.client.table import Unavailable
+from penncloud.coordinator.commands import Command, SetEnabled
 from penncloud.coordinator.raft_store import Kept, inspect
-from penncloud.coordinator.state import Command, SetEnabled, StateMachine
+from penncloud.coordinator.state import StateMachine
 from penncloud.platform.config import Cluster
 from penncloud.platform.real_disk import RealDisk
 from penncloud.rpc.registration import Identity, Registration
