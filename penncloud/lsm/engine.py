@@ -106,7 +106,7 @@ class Engine:
         store = self._store
         await store.read_manifest()
         replay = Replay(store.manifest.tablets)
-        damages = await store.wal.open(store.manifest.log_from, replay.visit)
+        damages = await store.wal.open(store.manifest.log_from, replay.visit, replay.noted)
         for damage in damages:
             self._log.critical("The log is damaged: {reason}", reason=damage.reason)
         replay.finish(damages)

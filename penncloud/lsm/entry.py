@@ -7,6 +7,9 @@ Format of a log record's data (the payload of a `wal` record of sort D)
              [1, [entry, ...]]              entries, in the order of their versions in each tablet
              [2, tablet, version]           the entries of `tablet` above `version` are void
 
+    The note in records of sort S and M is a msgpack map {tablet: [version, entry_cfg]}: the last entry of
+    each tablet that stands before it in the log, or in a checkpoint.
+
     An entry is [tablet, version, entry_cfg, client, seq, [effect, ...], result], an effect
     [1, row, col, value] (put) or [2, row, col] (delete); byte strings are msgpack `bin`.
 """
@@ -94,6 +97,22 @@ def encode(record: Entries | Void) -> list[bytes]:
 
 def encode_entries(entries: Sequence[Entry]) -> list[bytes]:
     return encode(Entries(tuple(entries)))
+
+
+Note = dict[int, tuple[int, int]]
+_NOTES: Final[msgspec.msgpack.Decoder[Note]] = msgspec.msgpack.Decoder(Note)
+
+
+def encode_note(note: Note) -> bytes:
+    return _ENCODER.encode(note)
+
+
+def decode_note(data: bytes) -> Note:
+    """The reverse. Raises StoreDamaged."""
+    try:
+        return _NOTES.decode(data)
+    except msgspec.DecodeError as error:
+        raise StoreDamaged(f"the log has a note that is none: {error}") from error
 
 
 def decode(data: bytes) -> Entries | Void:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from penncloud.lsm.cache import BlockCache
-from penncloud.lsm.entry import Entry
+from penncloud.lsm.entry import Entry, encode_note
 from penncloud.lsm.errors import NewerFormat, NoSuchTablet, StoreDamaged, TableDamaged
 from penncloud.lsm.manifest import Manifest, TableRef, TabletState, decode_manifest, encode_manifest
 from penncloud.lsm.metrics import EngineMetrics
@@ -78,7 +78,7 @@ class Store:
         self.clock: Any = environment.reactor
         self.options = options
         self.metrics = metrics
-        self.wal = WriteAheadLog(disk, LOG, self.clock, options.segment_bytes)
+        self.wal = WriteAheadLog(disk, LOG, self.clock, options.segment_bytes, self._note)
         self.manifest = Manifest()
         self.tablets: dict[int, TabletStore] = {}
         self.tables: dict[int, Table] = {}
@@ -168,6 +168,17 @@ class Store:
         if store.pending:
             return store.pending[0].position
         return self.in_flight[0].position if self.in_flight else self.wal.position
+
+    def _note(self) -> bytes:
+        """How far each tablet reaches in the log: from it a start sees who lost something to damage."""
+        note = {
+            tablet: store.last_place for tablet, store in self.tablets.items() if not store.damaged
+        }
+        for batch in self.in_flight:
+            for entry in batch.entries:
+                if entry.tablet in note:
+                    note[entry.tablet] = (entry.version, entry.entry_cfg)
+        return encode_note(note)
 
     # -- files --------------------------------------------------------------------------------
 

@@ -143,6 +143,14 @@ class TabletStore:
         """Whether entries are on their way that are not committed."""
         return self.prepared != self.committed
 
+    @property
+    def last_place(self) -> tuple[int, int]:
+        """Version and configuration of the last durable entry."""
+        if self.pending:
+            last = self.pending[-1].entry
+            return last.version, last.entry_cfg
+        return self.committed, self.committed_cfg
+
     def freeze(self) -> None:
         """Begin a new memtable; the old one is not changed any more."""
         if self.active.entries:

@@ -85,9 +85,13 @@ def _read_log(disk: Disk, manifest: Manifest) -> _Log:
     replay, records = Replay(manifest.tablets), 0
     for number in survey.segments:
         for item in reader.items(number):
-            if isinstance(item, Record) and item.payload[:1] == b"D" and item.position < survey.end:
+            if not isinstance(item, Record) or item.position >= survey.end:
+                continue
+            if item.payload[:1] == b"D":
                 replay.visit(item.position, item.payload[1:])
                 records += 1
+            elif item.payload[:1] in (b"M", b"S") and len(item.payload) > 1:
+                replay.noted(item.position, item.payload[1:])
     replay.finish(survey.damages)
     return _Log(survey, replay, records)
 

@@ -7,6 +7,7 @@ Files, in the log's directory
                 D  data of the log's user
                 S  nothing follows in this segment; the log goes on in the next one
                 M  nothing: it is there to carry `synced`
+                S and M go on with a note: what the user has appended so far, in its own words
     `ends`      replaced as a whole: one record at position 0 whose payload is a msgpack map
                 {segment: [offset, next segment]}. Such a segment ends at `offset`, whatever stands
                 behind it, and the log goes on in `next segment`, whatever lies in between.
@@ -66,6 +67,8 @@ class WriteAheadLog:
     _directory: str
     _clock: IReactorTime
     _segment_bytes: int
+    # The user's note on what it has appended up to now; see the module.
+    _note: Callable[[], bytes] = bytes
     _log: Logger = field(factory=Logger, init=False)
     # Numbers of the segments in use; the last one is the active one.
     _segments: list[int] = field(factory=list, init=False)
@@ -82,13 +85,18 @@ class WriteAheadLog:
 
     # -- opening ------------------------------------------------------------------------------
 
-    async def open(self, first: int, visit: Callable[[int, bytes], None]) -> list[Damage]:
+    async def open(
+        self,
+        first: int,
+        visit: Callable[[int, bytes], None],
+        noted: Callable[[int, bytes], None] = lambda _position, _note: None,
+    ) -> list[Damage]:
         """Read the log from segment `first` on (0: all there is) and make it ready for appending.
 
         The directory has to exist, durably.
-        `visit(position, data)` gets every record's data in order; it must not append. Memory is
-        bounded by one segment. Damages are returned in order of position; data on both sides of one
-        is visited. Raises StoreDamaged, NewerFormat, DiskError.
+        `visit(position, data)` gets every record's data, `noted(position, note)` every note, in order;
+        they must not append. Memory is bounded by one segment. Damages are returned in order of
+        position; data on both sides of one is visited. Raises StoreDamaged, NewerFormat, DiskError.
         """
         reader = LogReader(self._disk, self._directory)
         reader.open()
@@ -96,10 +104,14 @@ class WriteAheadLog:
         unproven: list[bytes] = []
         for number in found.segments:
             for item in reader.items(number):
-                if not isinstance(item, Record) or item.payload[:1] != b"D":
+                if not isinstance(item, Record) or item.payload[:1] == b"H":
                     continue
                 if item.position >= found.end:
                     break
+                if item.payload[:1] != b"D":
+                    if len(item.payload) > 1:
+                        noted(item.position, item.payload[1:])
+                    continue
                 visit(item.position, item.payload[1:])
                 if item.position >= found.synced:
                     unproven.append(item.payload)
@@ -268,7 +280,7 @@ class WriteAheadLog:
             self._watch_idle()
             return
         try:
-            self._append([b"M"])
+            self._append([b"M", self._note()])
         except DiskFailed:
             return
         # Whether it succeeds matters to nobody now, and who appends next hears of a failure.
@@ -276,7 +288,7 @@ class WriteAheadLog:
 
     def _seal(self) -> None:
         self._sealing = True
-        self._append([b"S"])
+        self._append([b"S", self._note()])
         self._sync().addCallbacks(self._sealed, self._not_sealed)
 
     def _sealed(self, _ignored: Any) -> None:
@@ -284,6 +296,8 @@ class WriteAheadLog:
         assert spare is not None
         self._active, self._spare = spare, None
         self._segments.append(self._segments[-1] + 1)
+        # The spare was synced when it was made, and the seal has just been.
+        self._synced = self._end()
         _close_quietly(old)
         self._release()
         self._prepare_spare()
@@ -326,7 +340,7 @@ class WriteAheadLog:
             _close_quietly(spare)
         try:
             await self._sync()
-            self._append([b"M"])
+            self._append([b"M", self._note()])
         except DiskError:
             _close_quietly(self._active)
             raise

@@ -108,11 +108,21 @@ class LogReader:
         found = Survey()
         chain: list[_Segment] = []
         number = first or min(self.present, default=0)
-        while number in self.present:
-            segment = self._segment(number, found)
+        while chain or number in self.present:
+            later = min((one for one in self.present if one >= number), default=None)
+            if later is None:
+                break
+            if later > number:
+                gap = BadRange(number << 32, later << 32)
+                chain.append(_Segment(number, [gap], gap.end, True, later))
+            segment = self._segment(later, found)
             chain.append(segment)
             number = segment.next
         for segment in chain:
+            if segment.number not in self.present:
+                # The successor of a sealed segment was made durable before the seal was.
+                self._damage(found, segment.bad[0].start, segment.end, "missing")
+                continue
             found.segments.append(segment.number)
             for bad in segment.bad:
                 if bad.start >= found.synced:
@@ -125,7 +135,6 @@ class LogReader:
                     return found
                 self._damage(found, segment.end, segment.next << 32, "ends too early")
         if chain:
-            # The successor of a sealed segment was made durable before the seal was.
             found.end = number + 1 << 32
             self._damage(found, number << 32, found.end, "missing")
         return found

@@ -13,7 +13,8 @@ from tests.lsm.golden.make import contents, golden_machine
 from tests.lsm.machine import Machine
 
 _GOLDEN = Path(__file__).parent / "golden"
-_CURRENT = "v1"
+# The first number is the format version; the second grows with what an earlier program may ignore.
+_CURRENT = "v1.1"
 
 
 def _loaded(version: str) -> Machine:
