@@ -62,7 +62,7 @@ _GROUP: Final = 16
 # Encoded at once by a flush.
 _PIECE_BYTES: Final = 16 * 1024
 # Cells that a scan decodes at once.
-_RUN: Final = 64
+RUN: Final = 64
 
 
 def encode_cell(key: bytes, slot: Slot) -> bytes:
@@ -77,9 +77,15 @@ def encode_runs(runs: Iterable[list[tuple[bytes, Slot]]]) -> Iterator[list[RawCe
     """The same for many, in pieces that take little time and memory, whatever the size of values."""
     cells: list[RawCell] = []
     size = 0
+    pack = _CELL.pack
     for run in runs:
         for key, slot in run:
-            cell = encode_cell(key, slot)
+            if isinstance(slot, StoredCell):
+                # As `encode_cell` does; this is where a flush spends its time.
+                value = slot.value
+                cell = pack(len(key), len(value), slot.version) + key + value
+            else:
+                cell = encode_cell(key, slot)
             cells.append((key, cell))
             size += len(cell)
             if size >= _PIECE_BYTES:
@@ -179,22 +185,20 @@ class Block(Cached):
         start = offset + _CELL_BYTES + key_bytes
         return StoredCell(version, content[start : start + value_bytes])
 
-    def _group(self, key: bytes) -> int:
-        """Index of the first cell of the group that has `key` if the block has it; -1: it does not."""
-        if not self._groups:
-            self._groups = [self.key(index) for index in range(0, self._count, _GROUP)]
-        return bisect_right(self._groups, key) * _GROUP - _GROUP
+    def _first_keys(self) -> list[bytes]:
+        self._groups = [self.key(index) for index in range(0, self._count, _GROUP)]
+        return self._groups
 
     def find(self, key: bytes) -> int:
         """Index of the first cell whose key is not below `key`."""
-        low = self._group(key)
+        low = bisect_right(self._groups or self._first_keys(), key) * _GROUP - _GROUP
         if low < 0:
             return 0
         high = min(low + _GROUP, self._count)
         return bisect_left(range(self._count), key, low, high, key=self.key)
 
     def get(self, key: bytes) -> Slot | None:
-        low = self._group(key)
+        low = bisect_right(self._groups or self._first_keys(), key) * _GROUP - _GROUP
         if low < 0:
             return None
         content, offsets = self._content, self._offsets
@@ -203,7 +207,7 @@ class Block(Cached):
         if start < 0:
             return None
         offset = start - _CELL_BYTES
-        if offset in offsets[low:high]:
+        if offsets[bisect_left(offsets, offset, low, high)] == offset:
             key_bytes, value_bytes, version = _CELL.unpack_from(content, offset)
             if key_bytes == len(key):
                 if value_bytes == _TOMBSTONE:
@@ -215,11 +219,11 @@ class Block(Cached):
         return self.slot(index) if index < high and self.key(index) == key else None
 
     def forward(self, index: int, last: bytes) -> list[tuple[bytes, Slot]]:
-        """Some cells from `index` on, below `last`, in order; empty when there are no more."""
+        """RUN cells from `index` on, fewer at the end or when `last` is reached, in order."""
         content = self._content
         unpack = _CELL.unpack_from
         cells: list[tuple[bytes, Slot]] = []
-        for offset in self._offsets[index : min(index + _RUN, self._count)]:
+        for offset in self._offsets[index : min(index + RUN, self._count)]:
             key_bytes, value_bytes, version = unpack(content, offset)
             start = offset + _CELL_BYTES
             end = start + key_bytes
@@ -234,7 +238,7 @@ class Block(Cached):
 
     def backward(self, index: int, first: bytes) -> list[tuple[bytes, Slot]]:
         """Some cells before `index`, not below `first`, in reverse order; empty: there are no more."""
-        low = max(index - _RUN, 0)
+        low = max(index - RUN, 0)
         if low < index and self.key(low) < first:
             low = bisect_left(range(self._count), first, low, index, key=self.key)
         return [(self.key(number), self.slot(number)) for number in range(index - 1, low - 1, -1)]

@@ -25,7 +25,7 @@ import mmh3
 WORD_BYTES: Final = 32
 _ENTRIES: Final = 2048
 # The low and the high half of the digest's first 64 bits; mmh3 gives them in little-endian order.
-_DIGEST: Final = Struct("<II8x").unpack
+_DIGEST: Final = Struct("<II8x")
 
 
 def _masks(seed: int) -> list[int]:
@@ -48,7 +48,7 @@ Probe: TypeAlias = tuple[int, int]
 
 
 def probe_of(key: bytes) -> Probe:
-    low, position = _DIGEST(mmh3.mmh3_x64_128_digest(key, 0))
+    low, position = _DIGEST.unpack(mmh3.mmh3_x64_128_digest(key))
     return position, _A[low & 2047] | _B[low >> 11 & 2047]
 
 
@@ -59,10 +59,9 @@ class BloomBuilder:
         self._words = [0] * max(1, -(-keys * bits_per_key // (8 * WORD_BYTES)))
 
     def add(self, keys: Iterable[bytes]) -> None:
-        words, count = self._words, len(self._words)
-        digest, unpack, a, b = mmh3.mmh3_x64_128_digest, _DIGEST, _A, _B
-        for key in keys:
-            low, position = unpack(digest(key, 0))
+        words, count, a, b = self._words, len(self._words), _A, _B
+        digests = b"".join(map(mmh3.mmh3_x64_128_digest, keys))
+        for low, position in _DIGEST.iter_unpack(digests):
             words[position * count >> 32] |= a[low & 2047] | b[low >> 11 & 2047]
 
     def finish(self) -> bytes:

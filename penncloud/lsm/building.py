@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from penncloud.lsm.block import RawCell
-from penncloud.lsm.options import EngineOptions
 from penncloud.lsm.pacing import Pacer
-from penncloud.lsm.store import Store, table_path
+from penncloud.lsm.store import TABLES, Store, table_path
 from penncloud.lsm.table import Table
 from penncloud.lsm.table_writer import TableWriter
 from penncloud.platform.disk import AppendFile
@@ -28,15 +27,17 @@ async def build_table(store: Store, runs: Iterator[list[RawCell]], at_most: int)
     path = table_path(number)
     file = store.disk.create(path, background=True)
     try:
-        pacer = Pacer(store.clock)
-        finished = await write_table(file, runs, at_most, store.salt(), store.options, pacer)
-        await store.disk.sync_dir("lsm/tables")
+        writer = TableWriter(file.append, at_most, store.salt(), store.options)
+        await _write(file, writer, runs, Pacer(store.clock))
+        properties = writer.finish()
+        await file.sync()
+        await store.disk.sync_dir(TABLES)
     except BaseException:
         _close(file)
         store.discard(path)
         raise
     _close(file)
-    if not finished:
+    if properties is None:
         store.discard(path)
         return None
     try:
@@ -46,29 +47,18 @@ async def build_table(store: Store, runs: Iterator[list[RawCell]], at_most: int)
         raise
 
 
-async def write_table(  # noqa: PLR0917
-    file: AppendFile,
-    runs: Iterator[list[RawCell]],
-    at_most: int,
-    salt: int,
-    options: EngineOptions,
-    pacer: Pacer | None,
-) -> bool:
-    """Write and sync; false when there were no cells. Rests when `pacer` says so (None: never)."""
-    writer = TableWriter(file.append, at_most, salt, options)
+async def _write(
+    file: AppendFile, writer: TableWriter, runs: Iterator[list[RawCell]], pacer: Pacer
+) -> None:
     synced = 0
     for run in runs:
         writer.add(run)
         if writer.size_bytes - synced >= _SYNC_BYTES:
             synced = writer.size_bytes
             await file.sync()
-            if pacer is not None:
-                pacer.restart()
-        elif pacer is not None and pacer.due():
+            pacer.restart()
+        elif pacer.due():
             await pacer.rest()
-    properties = writer.finish()
-    await file.sync()
-    return properties is not None
 
 
 def _close(file: AppendFile) -> None:

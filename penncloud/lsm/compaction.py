@@ -18,8 +18,8 @@ Theory of operation
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final, Literal, Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 import msgspec
 from twisted.internet.defer import Deferred, fail
@@ -27,12 +27,11 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from penncloud.lsm.block import RawCell, is_tombstone
 from penncloud.lsm.building import build_table
 from penncloud.lsm.errors import NoSuchTablet, Overloaded, TableDamaged
 from penncloud.lsm.keys import hash_key
 from penncloud.lsm.manifest import Manifest
-from penncloud.lsm.merging import merged_runs
+from penncloud.lsm.merge_job import MergeJob, surviving
 from penncloud.lsm.store import Store, reference, table_path
 from penncloud.lsm.table import Table
 from penncloud.lsm.tablet import TabletStore
@@ -67,30 +66,6 @@ def pick(sizes: Sequence[int]) -> tuple[int, int] | None:
     # No similar neighbours: the cheapest run of them.
     start = min(range(count - _RUN + 1), key=lambda first: sum(sizes[first : first + _RUN]))
     return start, start + _RUN
-
-
-def surviving(
-    tables: Sequence[Table], low: bytes, high: bytes, drop_tombstones: bool
-) -> Iterator[list[RawCell]]:
-    """What a merge of tables (newest first) writes, of keys in [low, high); some cells at a time."""
-    runs = merged_runs([table.raw_runs(low, high) for table in tables])
-    if not drop_tombstones or not any(table.properties.tombstones for table in tables):
-        return runs
-    return ([cell for cell in run if not is_tombstone(cell[1])] for run in runs)
-
-
-class MergeJob(msgspec.Struct, frozen=True):
-    """A merge for another process: paths on the node's disk, tables newest first."""
-
-    inputs: list[str]
-    output: str
-    low: bytes
-    high: bytes
-    drop_tombstones: bool
-    salt: int
-    block_bytes: int
-    bloom_bits_per_key: int
-    compression: Literal["none", "zstd"]
 
 
 class Merger(Protocol):

@@ -434,7 +434,7 @@ class Engine:
 
     def get(self, tablet: int, row: bytes, col: bytes) -> StoredCell | None:
         """The committed cell. Raises NoSuchTablet, TabletDamaged, as all reads do."""
-        return self._store.tablet(tablet).get(row, col)
+        return (self._tablets.get(tablet) or self._store.tablet(tablet)).get(row, col)
 
     def scan(
         self, tablet: int, row: bytes, start: bytes = b"", stop: bytes = b"", reverse: bool = False

@@ -11,6 +11,7 @@ Theory of operation
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, Final, TypeAlias
@@ -19,8 +20,7 @@ import msgspec
 from sortedcontainers import SortedList
 
 from penncloud.lsm.entry import CELL_OVERHEAD_BYTES, Entry, PutEffect
-from penncloud.lsm.keys import pack
-from penncloud.lsm.merging import merged_runs
+from penncloud.lsm.keys import ABOVE_ALL, pack
 
 
 class StoredCell(msgspec.Struct, frozen=True, gc=False):
@@ -40,6 +40,8 @@ Slot: TypeAlias = StoredCell | Tombstone
 
 # Keys that are sorted together (about a millisecond).
 _SORTED: Final = 4096
+# Keys of a memtable that is read as a whole that are sorted together, about.
+_PIECE: Final = 512
 # Cells that a scan gives at once.
 _SOME: Final = 64
 
@@ -110,10 +112,25 @@ class Memtable:
         return self._some(self._order.irange(first, last, (True, False), reverse))
 
     def all_runs(self) -> Iterator[list[tuple[bytes, Slot]]]:
-        """All slots in order, some at a time, without the work of a sort in one moment."""
+        """All slots in order, some at a time, without the work of a sort in one moment.
+
+        The keys that lie between two keys of the longest sorted run are sorted together.
+        """
         self._end_run()
-        parts = [self._some(iter(keys)) for keys in (self._order, *self._sorted)]
-        return merged_runs(parts)
+        runs = [list(self._order), *self._sorted]
+        slots = self._slots
+        longest = max(runs, key=len)
+        starts = [0] * len(runs)
+        step = 1 + len(longest) * _PIECE // (1 + len(slots))
+        for bound in [*longest[step::step], ABOVE_ALL]:
+            keys: list[bytes] = []
+            for number, run in enumerate(runs):
+                stop = bisect_left(run, bound, starts[number])
+                keys += run[starts[number] : stop]
+                starts[number] = stop
+            keys.sort()
+            if keys:
+                yield [(key, slots[key]) for key in keys]
 
     def _some(self, keys: Iterator[bytes]) -> Iterator[list[tuple[bytes, Slot]]]:
         slots = self._slots

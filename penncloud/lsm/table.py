@@ -20,19 +20,22 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from struct import Struct
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import google_crc32c
 import msgspec
 
-from penncloud.lsm.block import Block, RawCell, checked, unseal
+from penncloud.lsm.block import RUN, Block, RawCell, checked, unseal
 from penncloud.lsm.bloom import Probe, may_contain, probe_of
 from penncloud.lsm.cache import BlockCache, Cached
 from penncloud.lsm.errors import NewerFormat, TableDamaged
 from penncloud.lsm.memtable import Slot, StoredCell
-from penncloud.lsm.pacing import Pacer
-from penncloud.platform.disk import Disk, ReadFile
 from penncloud.platform.errors import DiskError
+
+if TYPE_CHECKING:
+    # A merge in a child process needs no Twisted, and starts the sooner for it.
+    from penncloud.lsm.pacing import Pacer
+    from penncloud.platform.disk import ReadFile
 
 MAGIC: Final = b"PCTABLE1"
 FORMAT_VERSION: Final = 1
@@ -42,6 +45,14 @@ FOOTER_BYTES: Final = FOOTER.size + FOOTER_CRC.size
 BLOCK_AT: Final = Struct("<QI")
 # Place of the guide among what is kept of a table, beside the numbers of its blocks.
 _GUIDE: Final = -1
+
+
+class OpensFiles(Protocol):
+    """As much of a disk as a table needs."""
+
+    def open_read(self, path: str) -> ReadFile:
+        """Raises FileNotFoundError, DiskError."""
+        ...
 
 
 class Properties(msgspec.Struct, frozen=True):
@@ -77,7 +88,7 @@ class Table:
     All reads raise TableDamaged for what is not as it was written or cannot be read.
     """
 
-    def __init__(self, disk: Disk, path: str, number: int, cache: BlockCache) -> None:
+    def __init__(self, disk: OpensFiles, path: str, number: int, cache: BlockCache) -> None:
         """Open the file and check its footer and properties. Raises NewerFormat, TableDamaged."""
         self.path = path
         self.number = number
@@ -147,6 +158,9 @@ class Table:
             block.used = True
             self._cache.hits += 1
             return block
+        return self._read_block(guide, number)
+
+    def _read_block(self, guide: _Guide, number: int) -> Block:
         self._cache.misses += 1
         block = Block(self._content(*guide.places[number]))
         if self._cache.worth(block.size_bytes):
@@ -161,7 +175,15 @@ class Table:
         if not may_contain(guide.words, probe):
             return None
         number = bisect_right(guide.keys, key) - 1
-        return self._block(guide, number).get(key) if number >= 0 else None
+        if number < 0:
+            return None
+        block: Block | None = self._kept.get(number)
+        if block is None:
+            block = self._read_block(guide, number)
+        else:
+            block.used = True
+            self._cache.hits += 1
+        return block.get(key)
 
     def runs(
         self, first: bytes, last: bytes, reverse: bool = False
@@ -185,6 +207,8 @@ class Table:
             while run := block.forward(index, last):
                 yield run
                 index += len(run)
+                if len(run) < RUN and index < len(block):
+                    return
 
     def raw_runs(self, first: bytes, last: bytes) -> Iterator[list[RawCell]]:
         """The cells with first <= key < last as they stand in the blocks, in order, some at a time.

@@ -1,15 +1,14 @@
 """Work in a child process: a module that reads one request from stdin and writes one answer to stdout.
 
 For computations that would hold the interpreter's lock for long: a thread would take it away from the
-reactor for milliseconds at a time, a process takes another core. The child runs at low priority, so that
-where there is no other core the server still goes first.
+reactor for milliseconds at a time, a process takes another core. The child (`child_main`) runs at low
+priority, so that where there is no other core the server still goes first.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from typing import Any, Final
 
 from attrs import define, field
@@ -78,9 +77,3 @@ def spawn_child(reactor: Any, module: str, request: bytes) -> Child:
     arguments = [sys.executable, "-m", module]
     process = reactor.spawnProcess(protocol, sys.executable, arguments, env=environment)
     return Child(protocol.done, process)
-
-
-def child_main(answer: Callable[[bytes], bytes]) -> None:
-    """What the child's module runs."""
-    os.nice(10)
-    sys.stdout.buffer.write(answer(sys.stdin.buffer.read()))

@@ -27,6 +27,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from penncloud.platform.errors import DiskError, DiskFailed, DiskFull
+from penncloud.platform.plain_files import NO_ROOM, PlainReadFile
 
 _T = TypeVar("_T")
 # What the thread does: it returns what the reactor has to be told, if anything.
@@ -38,7 +39,6 @@ _WRITE_EARLY_BYTES: Final = 1024 * 1024
 _ZEROS: Final = bytes(1024 * 1024)
 # Buffers of one writev (IOV_MAX on Linux).
 _MAX_BUFFERS: Final = 1024
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class SystemCalls:
@@ -150,7 +150,7 @@ class _RealAppendFile:
         try:
             self._write(chunks)
         except OSError as error:
-            if error.errno in _NO_ROOM and self._take_back():
+            if error.errno in NO_ROOM and self._take_back():
                 self._refused = True
                 return lambda: self._notice_refusal(waiters)
             failed = self._disk.fail(self.path, error)
@@ -203,7 +203,7 @@ class _RealAppendFile:
             self._filled = start + os.pwrite(self._fd, piece, start)
             self._disk.calls.sync(self._fd)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 self._disk.fail(self.path, error)
             # No room to reserve is no failure: an append that finds none will say so.
             return None
@@ -232,20 +232,15 @@ class _RealAppendFile:
         _fail_all(waiters, DiskFull(f"{self.path}: no space left"))
 
 
-class _RealReadFile:
-    def __init__(self, path: str, fd: int) -> None:
-        self._path = path
-        self._fd = fd
-        self.size_bytes = os.fstat(fd).st_size
+class _RealReadFile(PlainReadFile):
+    """Closed in the thread: the last one to close a removed file waits for its blocks to be freed."""
 
-    def pread(self, offset: int, size: int) -> bytes:
-        try:
-            return os.pread(self._fd, size, offset)
-        except OSError as error:
-            raise DiskError(f"{self._path}: cannot be read: {error.strerror}") from error
+    def __init__(self, disk: RealDisk, path: str, fd: int) -> None:
+        super().__init__(path, fd)
+        self._disk = disk
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._disk.enqueue(super().close, True)
 
 
 class RealDisk:
@@ -317,7 +312,7 @@ class RealDisk:
                 try:
                     f()
                 except OSError as reason:
-                    if reason.errno in _NO_ROOM:
+                    if reason.errno in NO_ROOM:
                         error = DiskFull(f"{path}: no space left")
                     else:
                         error = self.fail(path, reason)
@@ -338,7 +333,7 @@ class RealDisk:
         except (FileNotFoundError, FileExistsError):
             raise
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise DiskFull(f"{path}: no space left") from error
             if error.errno == errno.EIO:
                 raise self.fail(path, error) from error
@@ -385,7 +380,7 @@ class RealDisk:
     def open_read(self, path: str) -> _RealReadFile:
         real = os.path.join(self.directory, path)
         try:
-            return _RealReadFile(path, os.open(real, os.O_RDONLY | os.O_CLOEXEC))
+            return _RealReadFile(self, path, os.open(real, os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError:
             raise
         except OSError as error:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import time
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from twisted.internet import reactor
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from penncloud.lsm import compaction
+from penncloud.lsm import compaction, merge_child
+from penncloud.lsm.block import encode_cell
 from penncloud.lsm.engine import Engine
 from penncloud.lsm.errors import TableDamaged, TabletDamaged
-from penncloud.lsm.keys import HASH_SPACE
+from penncloud.lsm.keys import ABOVE_ALL, HASH_SPACE
+from penncloud.lsm.memtable import StoredCell
+from penncloud.lsm.merge_job import InputDamaged, Merged, MergeJob, MergeRequest, Refused
 from penncloud.lsm.merge_process import ProcessMerger
 from penncloud.lsm.options import EngineOptions
+from penncloud.lsm.table_writer import TableWriter
 from penncloud.platform.child import ChildFailed
 from penncloud.platform.environment import Environment
+from penncloud.platform.plain_files import PlainFiles
 from penncloud.platform.real_disk import RealDisk
 from tests.lsm.machine import Machine, delete, no_threads, put
 
@@ -81,3 +89,51 @@ class ProcessMergerTests(TestCase):
             await compacting
         self.assertEqual(list(self.engine.scan_tablet(1)), before)
         self.assertEqual(len(self.disk.listdir("lsm/tables")), 3)
+
+
+class MergeChildTests(SynchronousTestCase):
+    """The child's own side, without a process around it."""
+
+    def test_starts_without_twisted(self) -> None:
+        """The child imports little: each merge pays for its start."""
+        program = (
+            "import sys, penncloud.lsm.merge_child;"
+            "print([name for name in ('twisted', 'asyncio', 'prometheus_client') if name in sys.modules])"
+        )
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        self.assertEqual(done.stdout.strip(), "[]")
+
+    def test_refusals(self) -> None:
+        """What the disk refuses, and a table of a later version, come back as an answer."""
+        path = self.mktemp()
+        os.mkdir(path)
+        files = PlainFiles(path)
+        options = EngineOptions(block_bytes=500)
+        new = files.create("table")
+        writer = TableWriter(new.write, 1, 5, options)
+        writer.add([(b"key", encode_cell(b"key", StoredCell(1, b"value")))])
+        writer.finish()
+        new.sync()
+        new.close()
+        job = MergeJob(["table"], "merged", b"", ABOVE_ALL, True, 7, 500, 12, "none")
+
+        def answer(job: MergeJob) -> Merged | InputDamaged | Refused:
+            data = merge_child._answer(msgspec.msgpack.encode(MergeRequest(path, job)))
+            return msgspec.msgpack.decode(data, type=Merged | InputDamaged | Refused)
+
+        self.assertEqual(answer(job), Merged(True))
+        refused = answer(job)
+        assert isinstance(refused, Refused)
+        self.assertIn("merged", refused.text)
+        missing = answer(msgspec.structs.replace(job, inputs=["no table"]))
+        assert isinstance(missing, InputDamaged)
+        self.assertEqual(missing.path, "no table")
+        nothing = msgspec.structs.replace(job, output="nothing", low=b"z")
+        self.assertEqual(answer(nothing), Merged(False))
