@@ -414,8 +414,12 @@ class Engine:
         store = self._store.tablet(tablet)
         if store.prepared != store.durable or version < store.committed:
             raise ValueError(f"entries of tablet {tablet} are being written or are committed")
-        self._store.wal.append(encode(Void(tablet, version)))
-        await self._store.wal.sync()
+        store.voiding = True
+        try:
+            self._store.wal.append(encode(Void(tablet, version)))
+            await self._store.wal.sync()
+        finally:
+            store.voiding = False
         while store.pending and store.pending[-1].entry.version > version:
             store.pending.pop()
         store.durable = store.prepared = min(store.durable, version)

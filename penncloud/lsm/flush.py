@@ -5,7 +5,8 @@ Theory of operation
     takes the writes; likewise when a tablet has had so many entries as an administrator wants between
     checkpoints, and when the log has grown long, for the tablet that needs its oldest part. One flush
     runs at a time. The manifest then names the new table, the version and the owner's blob together:
-    that is the checkpoint. The log below the oldest entry that no checkpoint holds is removed.
+    that is the checkpoint. The log below the oldest entry that no checkpoint holds is removed. (Where the
+    log is long and there is nothing to flush, see `carrying`.)
 
     On a full disk the frozen memtable stays, is read as before, and the flush is tried again.
 """
@@ -23,6 +24,7 @@ from twisted.python.failure import Failure
 
 from penncloud.lsm.block import encode_runs
 from penncloud.lsm.building import build_table
+from penncloud.lsm.carrying import carry, holds_old_log
 from penncloud.lsm.errors import NoSuchTablet, Overloaded
 from penncloud.lsm.manifest import Manifest, TabletState
 from penncloud.lsm.merging import merged_runs
@@ -87,7 +89,7 @@ class Flusher:
         """Start a flush, in a turn of its own, if one is due."""
         if self._running or self._closed or self._retry is not None:
             return
-        if self._choose() is not None:
+        if self._choose() is not None or self._stuck() is not None:
             self._running = True
             self._store.clock.callLater(0, self._start)
 
@@ -110,15 +112,28 @@ class Flusher:
             return oldest if (oldest.needed_from or 0) < store.wal.active_from else None
         return None
 
+    def _stuck(self) -> TabletStore | None:
+        return holds_old_log(self._store) if self._log_is_long() else None
+
     def _start(self) -> None:
         store = None if self._closed else self._choose()
         if store is None:
-            self._finish(None)
+            self._carry()
             return
         waiters = self._wanted.pop(store.tablet, [])
         d = Deferred.fromCoroutine(self._flush(store))
         d.addCallbacks(
             self._flushed, self._failed, callbackArgs=(store, waiters), errbackArgs=(store, waiters)
+        )
+
+    def _carry(self) -> None:
+        stuck = None if self._closed else self._stuck()
+        if stuck is None:
+            self._finish(None)
+            return
+        d = Deferred.fromCoroutine(carry(self._store, stuck))
+        d.addCallbacks(
+            self._flushed, self._failed, callbackArgs=(stuck, []), errbackArgs=(stuck, [])
         )
 
     def _flushed(self, _ignored: None, store: TabletStore, waiters: list[Deferred[None]]) -> None:

@@ -33,8 +33,8 @@ class TabletState(msgspec.Struct, frozen=True):
     """One tablet: rows with lo <= hash < hi; its last checkpoint; its tables, newest first.
 
     The checkpoint holds all entries up to `version`, the last of them of configuration `entry_cfg`.
-    Entries at log positions below `log_position` are in it, or belong to an older tablet of the
-    same number. `meta` is the file with the owner's blob (0: it is empty).
+    Entries at log positions below `log_position` are in it, or are written again behind it, or belong
+    to an older tablet of the same number. `meta` is the file with the owner's blob (0: it is empty).
     """
 
     lo: int

@@ -71,6 +71,8 @@ class TabletStore:
     tables: list[Table] = field(factory=list)
     # Entries committed since the last flush began.
     unflushed: int = 0
+    # Entries are being made void: what is in `pending` may not be any more.
+    voiding: bool = False
     # Set while the tablet is being split: nothing is appended.
     sealed: bool = False
 

@@ -14,7 +14,7 @@ from penncloud.lsm.keys import HASH_SPACE
 from penncloud.lsm.memtable import StoredCell
 from penncloud.platform.errors import DiskFull
 from penncloud.platform.memory_disk import Fault
-from tests.lsm.machine import SMALL, Machine, delete, put
+from tests.lsm.machine import SMALL, Machine, Stuck, delete, put
 
 
 def _machine(**changes: Any) -> Machine:
@@ -55,6 +55,70 @@ class FlushTests(SynchronousTestCase):
             machine.settle(0.02)
         found = machine.reopen(crash=True)[1]
         self.assertEqual((found.checkpoint_no, found.version), (3, 30))
+
+    def test_idle_tablet_keeps_no_log(self) -> None:
+        """A tablet with one old entry is flushed so that the log behind it can go."""
+        machine = _machine()
+        machine.run(machine.engine.create_tablet(2, 0, HASH_SPACE))
+        machine.write(2, 1, put("idle", "a", "x"))
+        self._busy(machine, 1, 300)
+        self.assertLess(machine.engine._store.wal.segments, 14)
+        self.assertEqual(machine.engine.checkpoint_of(2).version, 1)
+
+    def _busy(self, machine: Machine, first: int, last: int) -> None:
+        for version in range(first, last + 1):
+            machine.write(1, version, put(f"row{version % 40}", "c", "x" * 1000))
+        machine.settle()
+
+    def test_waiting_entries_keep_no_log(self) -> None:
+        """Entries that nobody commits are carried on, however long it takes, and can be voided after."""
+        for crash in (False, True):
+            machine = _machine()
+            engine = machine.engine
+            machine.run(engine.create_tablet(2, 0, HASH_SPACE))
+            machine.write(2, 1, put("stuck", "a", "one"))
+            for version in (2, 3):
+                machine.run(engine.append([machine.entry(2, version, put("stuck", "a", "more"))]))
+                self._busy(machine, 1 + 150 * (version - 2), 150 * (version - 1))
+            self._busy(machine, 301, 600)
+            self.assertLess(engine._store.wal.segments, 14)
+            # Others follow on them, and the last two are cut.
+            machine.run(engine.append([machine.entry(2, 4), machine.entry(2, 5)]))
+            machine.run(engine.void(2, 3))
+            found = machine.reopen(crash)
+            self.assertEqual(found[2].damaged, "")
+            self.assertEqual([entry.version for entry in found[2].tail][-2:], [2, 3])
+            machine.engine.commit(2, 3)
+            self.assertEqual(machine.cells(2)[b"stuck", b"a"], (3, b"more"))
+
+    def test_carrying_dies_at_every_operation(self) -> None:
+        """A power cut or a full disk at any moment of it loses nothing, and makes nothing double."""
+        for fault in (None, Fault.FULL):
+            for operation in range(60):
+                machine = _machine(segment_bytes=2000, memtable_bytes=2000)
+                engine = machine.engine
+                machine.run(engine.create_tablet(2, 0, HASH_SPACE))
+                waiting = [machine.entry(2, n, put("stuck", str(n), "x")) for n in (1, 2, 3)]
+                for entry in waiting:
+                    machine.run(engine.append([entry]))
+                version, begun = 0, False
+                try:
+                    while version < 12 or not begun:
+                        if not begun and machine.engine._store.wal.segments >= 4:
+                            begun = True
+                            at = machine.disk.operations + operation
+                            if fault is None:
+                                machine.disk.unplug_at = at
+                            else:
+                                machine.disk.faults[at] = fault
+                        version += 1
+                        machine.write(1, version, put("row", str(version), "x" * 700))
+                        machine.settle(0.2)
+                except (Stuck, DiskFull):
+                    pass
+                found = machine.reopen(crash=True)
+                self.assertEqual((found[2].damaged, found[2].tail), ("", waiting), operation)
+                self.assertGreaterEqual(found[1].version + len(found[1].tail), version - 1)
 
     def test_explicit_checkpoint(self) -> None:
         """A checkpoint carries version, configuration and the owner's blob as of its commit."""
