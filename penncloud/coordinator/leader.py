@@ -8,7 +8,6 @@ until then what its predecessor chose by the same pings may still come.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -25,7 +24,9 @@ from penncloud.coordinator.commands import (
 )
 from penncloud.coordinator.decisions import Decisions
 from penncloud.coordinator.members import Members
+from penncloud.coordinator.placing import Placing
 from penncloud.coordinator.succession import first_tablets, next_configuration
+from penncloud.placement.planner import Limits
 from penncloud.platform import config
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
@@ -61,6 +62,8 @@ class Leader:
         self._decisions = decisions
         self._members = members
         self._assignments = assignments
+        limits = Limits(copies, role.repair_after_s, role.moves_at_once)
+        self._placing = Placing(environment, limits, decisions, members, self.decide)
         self._led_since: float | None = None
         self._soon: Any = None
         self._stopped = False
@@ -94,9 +97,12 @@ class Leader:
         if self._led_since is None:
             self._led_since = self._clock.seconds()
             self._assignments.forget_all()
+            self._placing.forget()
         self._members.write_down_all()
         self._create_tablets()
         self._choose_primaries()
+        if self.is_settled:
+            self._placing.look()
         self._assignments.tell_all()
 
     @property
@@ -163,34 +169,26 @@ class Leader:
 
     # -- deciding --------------------------------------------------------------------------------
 
-    def decide(
-        self, about: str, command: Command, done: Callable[[bool], None] | None = None
-    ) -> bool:
-        """Propose it in the background, one at a time about each thing; False when it has to wait.
-
-        `done` is told whether it was applied; what was not is logged.
-        """
+    def decide(self, about: str, command: Command) -> bool:
+        """Propose it in the background, one at a time about each thing; False when it has to wait."""
         if about in self._deciding or len(self._deciding) >= MAX_DECIDING:
             return False
         self._deciding.add(about)
         work = Deferred.fromCoroutine(self._decide(about, command))
-        work.addErrback(self._not_decided, about).addCallback(done or (lambda _: None))
+        work.addErrback(self._not_decided, about)
         return True
 
-    async def _decide(self, about: str, command: Command) -> bool:
+    async def _decide(self, about: str, command: Command) -> None:
         try:
             result = await self._decisions.propose_here(command)
         finally:
             self._deciding.discard(about)
         if isinstance(result, Rejected):
             self.log.info("{about}: not applied: {text}", about=about, text=result.text)
-            return False
-        return True
 
-    def _not_decided(self, failure: Failure, about: str) -> bool:
+    def _not_decided(self, failure: Failure, about: str) -> None:
         if failure.check(PennCloudError):
             why = failure.getErrorMessage()
             self.log.warn("{about}: not decided: {why}", about=about, why=why)
         else:
             self.log.failure("{about}: deciding", failure, about=about)
-        return False

@@ -214,9 +214,12 @@ def _check(cluster: config.Cluster, role: config.Coordinator) -> None:
         "raft_heartbeat_ms",
         "expect_storage",
         "initial_tablets",
+        "moves_at_once",
     ):
         if getattr(role, key) < 1:
             raise ConfigurationError(f"[coordinator]: {key}: has to be at least 1")
+    if role.repair_after_s < 0:
+        raise ConfigurationError("[coordinator]: repair_after_s: has to be at least 0")
     if role.election_timeout_ms < 4 * role.raft_heartbeat_ms:
         raise ConfigurationError(
             "[coordinator]: election_timeout_ms: has to be at least four times raft_heartbeat_ms"

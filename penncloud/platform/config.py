@@ -87,6 +87,11 @@ class Coordinator(Role, frozen=True, kw_only=True):
     expect_storage: int = 3
     # Tablets cut from the hash space at the very start; more come by splitting.
     initial_tablets: int = 6
+    # Seconds that a tablet with too few copies waits for a server that is gone before another one gets
+    # a copy: longer than a restart of a machine takes, as bringing an old copy up to date is cheap.
+    repair_after_s: float = 60.0
+    # Tablets that are moved at a time to even out the servers' load; repair and draining do not wait.
+    moves_at_once: int = 4
 
 
 class Storage(Role, frozen=True, kw_only=True):
