@@ -86,6 +86,8 @@ def inspect(disk: Disk, _arguments: argparse.Namespace) -> int:
     print(f"log: {len(found.segments)} segments, {found.log_bytes} bytes")
     for path in found.strays:
         print(f"left over: {path}")
+    for path, size, why in found.aside:
+        print(f"set aside: {path}, {size} bytes: {why}")
     return DONE
 
 

@@ -36,6 +36,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from penncloud.lsm.appending import Appender
+from penncloud.lsm.aside import set_aside
 from penncloud.lsm.compaction import Compactor, Merger
 from penncloud.lsm.entry import Entry, Void, encode
 from penncloud.lsm.errors import Overloaded, TableDamaged
@@ -45,6 +46,7 @@ from penncloud.lsm.memtable import StoredCell
 from penncloud.lsm.metrics import EngineMetrics
 from penncloud.lsm.options import EngineOptions
 from penncloud.lsm.recovery import Replay, TabletTail
+from penncloud.lsm.scrub import Scrubber
 from penncloud.lsm.sizes import Estimate, estimate, split_point
 from penncloud.lsm.snapshot import Snapshot
 from penncloud.lsm.store import Store, read_blob
@@ -94,6 +96,7 @@ class Engine:
         self._appender = Appender(self._store)
         self._flusher = Flusher(self._store, self._flushed)
         self._compactor = Compactor(self._store, merger)
+        self._scrubber = Scrubber(self._store, self._flusher)
 
     # -- opening and closing ------------------------------------------------------------------
 
@@ -112,6 +115,7 @@ class Engine:
         replay.finish(damages)
         found = [self._open_tablet(tablet, tail) for tablet, tail in replay.tails.items()]
         self._compactor.check()
+        self._scrubber.start()
         self._measure()
         return found
 
@@ -149,6 +153,7 @@ class Engine:
         refused with Overloaded.
         """
         self._appender.close()
+        self._scrubber.close()
         await self._flusher.close()
         await self._compactor.close()
         await self._store.wal.close()
@@ -170,8 +175,13 @@ class Engine:
         store.add_tablet(tablet, state)
 
     async def drop_tablet(self, tablet: int) -> None:
-        """Forget a tablet with all its cells, durably. Raises NoSuchTablet, DiskFull, DiskFailed."""
-        async with self._sealed(tablet):
+        """Forget a tablet with all its cells, durably; of a damaged one the files are kept aside.
+
+        Raises NoSuchTablet, DiskFull, DiskFailed.
+        """
+        async with self._sealed(tablet) as store:
+            if store.damage:
+                await set_aside(self._store, store)
             await self._store.edit(lambda manifest: manifest.with_tablet(tablet, None))
             self._forget(tablet)
 
@@ -367,11 +377,14 @@ class Engine:
     async def finish_import(self, transfer: CheckpointImport) -> TabletRecovery:
         """Let the tablet of a complete transfer take the place of the one of its number, if any.
 
-        The owner has stopped writing to that one. Raises TableDamaged, DiskError.
+        The owner has stopped writing to that one; if it is damaged its files are kept aside. Raises
+        TableDamaged, DiskError.
         """
         tablet = transfer.description.tablet
         if tablet in self._tablets:
-            async with self._sealed(tablet):
+            async with self._sealed(tablet) as store:
+                if store.damage:
+                    await set_aside(self._store, store)
                 await transfer.finish(self._forget)
         else:
             await transfer.finish(lambda _tablet: None)

@@ -26,6 +26,10 @@ class EngineOptions:
     # Bloom filter; 10 bits per key let about one look-up in a hundred through in vain.
     bloom_bits_per_key: int = 12
     compression: Literal["none", "zstd"] = "none"
+    # Files of damaged tablets are kept aside, up to this.
+    aside_bytes: int = 256 * MIB
+    # Read in the background to find damage, in bytes a second; 0: never.
+    scrub_bytes_per_s: int = 0
 
     @property
     def log_bytes(self) -> int:

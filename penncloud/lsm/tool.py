@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from attrs import define, field, frozen
 
+from penncloud.lsm.aside import ASIDE, names_of, read_aside, size_of
 from penncloud.lsm.cache import BlockCache
 from penncloud.lsm.errors import NewerFormat, StoreDamaged, TableDamaged, TabletDamaged
 from penncloud.lsm.keys import hash_key
@@ -51,6 +52,8 @@ class Inspection:
     segments: tuple[int, ...]
     log_bytes: int
     strays: tuple[str, ...]
+    # Damaged tablets that were set aside: directory, bytes, and why.
+    aside: tuple[tuple[str, int, str], ...]
 
 
 @define
@@ -121,7 +124,15 @@ def inspect(disk: Disk) -> Inspection:
     segments = tuple(log.survey.segments)
     reader = LogReader(disk, LOG)
     size = sum(disk.size_bytes(reader.path(number)) for number in segments)
-    return Inspection(tuple(lines), segments, size, tuple(_strays(disk, manifest)))
+    strays = tuple(_strays(disk, manifest))
+    return Inspection(tuple(lines), segments, size, strays, tuple(_aside(disk)))
+
+
+def _aside(disk: Disk) -> Iterator[tuple[str, int, str]]:
+    for name in names_of(disk):
+        found = read_aside(disk, name)
+        why = "its description cannot be read" if found is None else found.why
+        yield f"{ASIDE}/{name}", size_of(disk, name), why
 
 
 def _strays(disk: Disk, manifest: Manifest) -> Iterator[str]:

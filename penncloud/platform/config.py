@@ -111,6 +111,8 @@ class Storage(Role, frozen=True, kw_only=True):
     transfers: int = 4
     # Log entries that were cut off are kept to be read; beyond this the oldest go.
     quarantine_bytes: int = 64 * 1024 * 1024
+    # Files of tablets that were damaged and fetched again are kept; beyond this the oldest go.
+    aside_bytes: int = 256 * 1024 * 1024
     # Files are read to check them, in bytes a second; 0: never. 50 GB take about three hours by default.
     scrub_bytes_per_s: int = 4 * 1024 * 1024
     # Requests of one connection that may be under way; more are not read until some are answered.

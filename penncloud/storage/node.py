@@ -129,6 +129,8 @@ def _engine_options(role: config.Storage) -> EngineOptions:
         memtable_bytes=role.memtable_bytes,
         checkpoint_writes=role.checkpoint_writes,
         block_cache_bytes=role.block_cache_bytes,
+        aside_bytes=role.aside_bytes,
+        scrub_bytes_per_s=role.scrub_bytes_per_s,
     )
 
 
@@ -141,6 +143,7 @@ def _check(role: config.Storage) -> None:
         ("transfer_bytes_per_s", 0),
         ("transfers", 1),
         ("quarantine_bytes", 0),
+        ("aside_bytes", 0),
         ("scrub_bytes_per_s", 0),
         ("split_bytes", 1024 * 1024),
     ):
