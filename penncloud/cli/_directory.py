@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Awaitable, Callable
 
 from penncloud.cli._reactor import run_command
-from penncloud.cli._target import cluster_of
+from penncloud.cli._target import cluster_of, credentials_of
 from penncloud.client.coordinator_link import CoordinatorDirectory
 from penncloud.platform.environment import Environment
 
@@ -25,4 +25,4 @@ def with_directory(arguments: argparse.Namespace, command: DirectoryCommand) -> 
         finally:
             await directory.stop()
 
-    return run_command(run)
+    return run_command(run, credentials_of(arguments))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from penncloud.cli import (
     agent,
+    ca,
     coordinator,
     down,
     install,
@@ -40,6 +41,7 @@ _GROUPS = (
     lb,
     node,
     coordinator,
+    ca,
     install,
     agent,
     lsm,

@@ -12,10 +12,15 @@ from twisted.internet.task import deferLater, react
 from penncloud.platform.environment import Environment
 from penncloud.platform.process import real_environment, use_monotonic_clock
 from penncloud.platform.threads import BoundedPool
+from penncloud.platform.tls import Credentials
 
 
-def run_command(command: Callable[[Environment], Awaitable[int]]) -> int:
+def run_command(
+    command: Callable[[Environment], Awaitable[int]], credentials: Credentials | None = None
+) -> int:
     """The exit code that `command` returns; what it raises is raised here.
+
+    `credentials` are what the command shows the servers, where they ask for any.
 
     Raises KeyboardInterrupt when the process was told to end first.
     """
@@ -28,7 +33,7 @@ def run_command(command: Callable[[Environment], Awaitable[int]]) -> int:
         # react calls us before the reactor runs; commands find it running, with its signal handlers.
         await deferLater(reactor, 0)
         try:
-            outcome.append(await command(real_environment(reactor, pool)))
+            outcome.append(await command(real_environment(reactor, pool, credentials)))
         except Exception as error:  # noqa: BLE001 - it is raised again, outside of the reactor
             outcome.append(error)
         finally:

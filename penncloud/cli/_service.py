@@ -15,6 +15,7 @@ from penncloud.cli._exits import DONE
 from penncloud.cli._reactor import run_command
 from penncloud.platform import json_log
 from penncloud.platform.environment import Environment
+from penncloud.platform.tls import Credentials
 from penncloud.taps._supervision import Supervision
 
 
@@ -24,9 +25,13 @@ class Node(Protocol):
     async def stop(self) -> None: ...
 
 
-def run_service(node_id: str, build: Callable[[Environment], Node]) -> int:
+def run_service(
+    node_id: str, build: Callable[[Environment], Node], credentials: Credentials | None = None
+) -> int:
     """Start what `build` makes, wait for SIGTERM or SIGINT, stop it; the exit code."""
-    return run_command(lambda environment: _serve(environment, node_id, build(environment)))
+    return run_command(
+        lambda environment: _serve(environment, node_id, build(environment)), credentials
+    )
 
 
 async def _serve(environment: Environment, node_id: str, node: Node) -> int:

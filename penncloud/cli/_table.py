@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Awaitable, Callable
 
 from penncloud.cli._reactor import run_command
-from penncloud.cli._target import cluster_of
+from penncloud.cli._target import cluster_of, credentials_of
 from penncloud.client.router import RoutedTable
 from penncloud.client.table import Table
 from penncloud.platform.environment import Environment
@@ -26,4 +26,4 @@ def with_table(arguments: argparse.Namespace, command: TableCommand) -> int:
         finally:
             table.stop()
 
-    return run_command(run)
+    return run_command(run, credentials_of(arguments))

@@ -8,6 +8,7 @@ from penncloud.client.table import Unavailable
 from penncloud.cluster import cluster_file
 from penncloud.cluster.layout import Layout
 from penncloud.platform.config import Cluster, parse_address
+from penncloud.platform.tls import ADMIN, Credentials
 from penncloud.rpc.endpoints import address_text
 
 DEFAULT_DATA = "penncloud-data"
@@ -26,7 +27,12 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--data", default=DEFAULT_DATA, metavar="DIR", help="default: ./%(default)s")
     where.add_argument("--coordinators", metavar="HOST:PORT,...", help="instead of --data")
     parser.add_argument(
-        "--secret-file", metavar="FILE", help="the cluster's secret, with --coordinators"
+        "--tls-dir",
+        metavar="DIR",
+        help="with --coordinators: where ca.pem, admin.pem and admin.key are",
+    )
+    parser.add_argument(
+        "--secret-file", metavar="FILE", help="with --coordinators: the cluster's secret, if any"
     )
     parser.add_argument(
         "--timeout", type=float, default=15.0, metavar="S", help="seconds to try (default: 15)"
@@ -40,7 +46,11 @@ def cluster_of(arguments: argparse.Namespace) -> Cluster:
         addresses = [part.strip() for part in arguments.coordinators.split(",") if part.strip()]
         for address in addresses:
             parse_address(address)
-        return Cluster(coordinators=addresses, secret_file=arguments.secret_file or "")
+        return Cluster(
+            coordinators=addresses,
+            secret_file=arguments.secret_file or "",
+            tls_dir=arguments.tls_dir or "",
+        )
     layout = Layout.at(arguments.data)
     document = cluster_file.read(layout)
     if document is None:
@@ -53,7 +63,24 @@ def cluster_of(arguments: argparse.Namespace) -> Cluster:
         coordinators=[address_text(entry.host, entry.port) for entry in document.coordinators],
         domain=document.domain,
         secret_file=str(layout.secret),
+        tls_dir=str(layout.tls) if document.tls is not None else "",
     )
+
+
+def credentials_of(arguments: argparse.Namespace) -> Credentials | None:
+    """What an administrator's command shows the servers; None where connections are in the clear.
+
+    Raises ConfigurationError for files that cannot be used.
+    """
+    if arguments.coordinators:
+        found = Credentials.at(arguments.tls_dir, ADMIN) if arguments.tls_dir else None
+    else:
+        document = cluster_file.read(Layout.at(arguments.data))
+        tls = document.tls if document is not None else None
+        found = Credentials(tls.ca, tls.cert, tls.key) if tls is not None else None
+    if found is not None:
+        found.context()
+    return found
 
 
 def agents_of(arguments: argparse.Namespace) -> list[str]:

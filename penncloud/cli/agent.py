@@ -9,6 +9,7 @@ from penncloud.cli._service import run_service
 from penncloud.cluster.systemd import SYSTEMCTL, real_systemctl
 from penncloud.cluster.systemd_agent import SystemdAgent
 from penncloud.platform.config import Agent, Cluster, read_file, section
+from penncloud.platform.tls import Credentials
 
 
 def add_to(commands: Any) -> None:
@@ -36,4 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
             config,
             real_systemctl(environment.reactor, arguments.systemctl),
         ),
+        Credentials.at(cluster.tls_dir, config.id) if cluster.tls_dir else None,
     )

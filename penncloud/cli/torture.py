@@ -27,6 +27,7 @@ from penncloud.cluster.supervisor import Supervised
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.lockfile import DirectoryLock
+from penncloud.platform.tls import Credentials
 from penncloud.torture import clocks
 from penncloud.torture.bed import Bed, Size
 from penncloud.torture.crew import MemberLost
@@ -187,6 +188,7 @@ def _torture(arguments: argparse.Namespace, directory: Path, seed: int) -> int:
             Layout.at(str(directory)),
             means.lan,
             Size(storages=arguments.storage, members=arguments.members),
+            now=environment.now,
             small_disks=means.small_disks,
             faketime=means.faketime,
             changed=_tell,
@@ -262,4 +264,4 @@ def _be_member(plan: Plan) -> int:
         await member.leave()
         return DONE
 
-    return run_command(serve)
+    return run_command(serve, Credentials.at(plan.tls_dir, plan.name))

@@ -71,6 +71,11 @@ def add_to(commands: Any) -> None:
     add("--host", metavar="ADDRESS", help="where every server listens (default: 127.0.0.1)")
     add("--advertise", metavar="HOST", help="what others are told instead of --host")
     add(
+        "--tls",
+        choices=("on", "off"),
+        help="encrypt connections between the servers (default: on); off only on loopback",
+    )
+    add(
         "--set",
         action="append",
         default=[],
@@ -108,6 +113,7 @@ def _wanted(arguments: argparse.Namespace) -> Wanted:
         domain=arguments.domain,
         host=arguments.host,
         advertise=arguments.advertise,
+        tls=None if arguments.tls is None else arguments.tls == "on",
     )
 
 
@@ -244,6 +250,7 @@ def _again(arguments: argparse.Namespace, with_password: bool) -> list[str]:
         "--domain": arguments.domain,
         "--host": arguments.host,
         "--advertise": arguments.advertise,
+        "--tls": arguments.tls,
         "--within": arguments.within,
     }
     found = [f"{option}={value}" for option, value in options.items() if value is not None]

@@ -146,7 +146,7 @@ class AgentControl:
     async def _ask(self, agent: str, call: Action | ListServers) -> Servers:
         host, port = parse_address(agent)
         secret = load_secret(self._cluster, host)
-        client = RpcClient(self._environment, host, port, secret=secret)
+        client = RpcClient(self._environment, host, port, secret=secret, roles=("agent",))
         client.start()
         try:
             connection = await client.when_connected(CONNECT_TIMEOUT_S)

@@ -23,6 +23,8 @@ from twisted.python.failure import Failure
 
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
+from penncloud.platform.tls import Roles
+from penncloud.rpc.endpoints import secured
 from penncloud.wire.messages import Changed, Malformed, Reply
 from penncloud.wire.replies import ReplyDecoder
 
@@ -33,6 +35,8 @@ WAITING = 4096
 # A server that owes an answer and sends nothing for so long is taken for dead.
 SILENCE_S = 5.0
 CONNECT_TIMEOUT_S = 2.0
+# Who speaks the key-value protocol.
+TEXT_SERVERS = frozenset(("coordinator", "storage"))
 
 
 class Disconnected(PennCloudError):
@@ -158,7 +162,8 @@ class _ClientFactory(Factory):
 class Peer:
     """One server at `host:port`, connected to when there is something to ask.
 
-    `on_push` gets what the server pushes; `on_lost` is called when an open connection breaks.
+    `roles` are those that it may have (by its certificate, where there is TLS). `on_push` gets what the
+    server pushes; `on_lost` is called when an open connection breaks.
     """
 
     def __init__(
@@ -168,9 +173,12 @@ class Peer:
         port: int,
         on_push: Callable[[Changed], None] = lambda _: None,
         on_lost: Callable[[], None] = lambda: None,
+        *,
+        roles: Roles = TEXT_SERVERS,
     ) -> None:
         self._reactor = environment.reactor
-        self._endpoint = HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_TIMEOUT_S)
+        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=CONNECT_TIMEOUT_S)
+        self._endpoint = secured(environment, endpoint, roles)
         self._on_push = on_push
         self._on_lost = on_lost
         self._client: KeyValueClient | None = None

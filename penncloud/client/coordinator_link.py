@@ -94,6 +94,7 @@ class CoordinatorDirectory:
                 secret=secret,
                 hooks=Hooks(self._opened, self._closed),
                 longest_pause_s=LONGEST_PAUSE_S,
+                roles=("coordinator",),
             )
             self._clients.append(client)
             client.start()

@@ -30,7 +30,10 @@ class Locator:
 
     def __init__(self, environment: Environment, coordinators: list[str]) -> None:
         self._reactor = environment.reactor
-        self._peers = [Peer(environment, *parse_address(address)) for address in coordinators]
+        self._peers = [
+            Peer(environment, *parse_address(address), roles=("coordinator",))
+            for address in coordinators
+        ]
         self._map: TabletMap | None = None
         self._stale = True
         self._asked_at = float("-inf")

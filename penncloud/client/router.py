@@ -267,7 +267,9 @@ class RoutedTable:
         peers = self._peers.get(address)
         if peers is None:
             host, port = parse_address(address)
-            peers = [Peer(self._environment, host, port) for _ in range(CONNECTIONS)]
+            peers = [
+                Peer(self._environment, host, port, roles=("storage",)) for _ in range(CONNECTIONS)
+            ]
             self._peers[address] = peers
         return min(peers, key=lambda peer: peer.load)
 

@@ -173,6 +173,7 @@ class Watches:
                 port,
                 on_push=self._changed,
                 on_lost=lambda: self._lost(address),
+                roles=("storage",),
             )
             server = self._servers[address] = _Server(peer)
         return server

@@ -16,7 +16,8 @@ from twisted.logger import Logger
 
 from penncloud.client.agents import SupervisedServer
 from penncloud.cluster import cluster_file
-from penncloud.cluster.agent_calls import AgentCalls
+from penncloud.cluster.agent_calls import CALLERS, AgentCalls
+from penncloud.cluster.certificates import admin_certificate
 from penncloud.cluster.cluster_file import ClusterFile
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.supervisor import Launch, Pace, Supervised
@@ -24,7 +25,7 @@ from penncloud.cluster.topology import Server, Topology, in_stop_order
 from penncloud.platform.config import Agent, Cluster
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
-from penncloud.platform.listening import listen
+from penncloud.platform.listening import listen_internal
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.registration import Identity, Registration
@@ -113,8 +114,8 @@ class AgentNode:
     async def start(self) -> None:
         """Listen and start every server; raises ConfigurationError when it cannot listen."""
         topology = self._topology
-        self._listening = await listen(
-            self._environment.reactor, topology.host, topology.agent_port, self._server
+        self._listening = await listen_internal(
+            self._environment, topology.host, topology.agent_port, self._server, CALLERS
         )
         for process in self.processes.values():
             process.start()
@@ -143,7 +144,13 @@ class AgentNode:
     def write_cluster_file(self) -> None:
         """Bring DIR/cluster.json up to date; a disk that refuses does not stop the servers."""
         pids = {node_id: process.pid for node_id, process in self.processes.items()}
-        document = cluster_file.describe(self._topology, self._config.id, os.getpid(), pids)
+        document = cluster_file.describe(
+            self._topology,
+            self._config.id,
+            os.getpid(),
+            pids,
+            admin_certificate(self._layout, self._topology),
+        )
         if document == self._written:
             return
         try:

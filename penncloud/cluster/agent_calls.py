@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from twisted.logger import Logger
 
@@ -19,6 +19,9 @@ from penncloud.client.agents import (
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.errors import Refusal
 from penncloud.rpc.protocol import RpcProtocol
+
+# Who may stop and start servers: an administrator's command, and the admin console on the frontends.
+CALLERS: Final = frozenset(("admin", "http"))
 
 
 class Controlled(Protocol):

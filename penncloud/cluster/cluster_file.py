@@ -58,7 +58,11 @@ class ClusterFile(msgspec.Struct, frozen=True):
 
 
 def describe(
-    topology: Topology, agent_id: str, agent_pid: int | None, pids: Mapping[str, int | None]
+    topology: Topology,
+    agent_id: str,
+    agent_pid: int | None,
+    pids: Mapping[str, int | None],
+    tls: ClientCertificate | None = None,
 ) -> ClusterFile:
     """The document for a topology; `pids` by server id."""
 
@@ -82,6 +86,7 @@ def describe(
         storage=listeners("storage"),
         agent=AgentAddress(agent_id, topology.public_host, topology.agent_port, agent_pid),
         domain=topology.domain,
+        tls=tls,
     )
 
 

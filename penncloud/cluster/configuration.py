@@ -100,7 +100,9 @@ def recall(layout: Layout) -> Topology | None:
         role = path.stem.rpartition("-")[0]
         if role in ROLES and path.stem.rpartition("-")[2].isdecimal():
             servers.append(_recall_server(path, role))
-    return Topology(cluster.domain, agent.host, agent.advertise, agent.port, tuple(servers))
+    # Only `--tls off` leaves the key there and empty.
+    tls = bool(document.get("cluster", {}).get("tls_dir", True))
+    return Topology(cluster.domain, agent.host, agent.advertise, agent.port, tuple(servers), tls)
 
 
 def _recall_server(path: Path, role: str) -> Server:
@@ -153,6 +155,7 @@ def _cluster_keys(layout: Layout, topology: Topology) -> dict[str, Any]:
         "coordinators": [f"{address}:{server.port}" for server in topology.of("coordinator")],
         "domain": topology.domain,
         "secret_file": str(layout.secret),
+        "tls_dir": str(layout.tls) if topology.tls else "",
     }
 
 

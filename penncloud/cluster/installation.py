@@ -59,6 +59,9 @@ def plan(
     if "agent" in roles:
         files[POLKIT_RULE] = systemd_units.polkit_rule()
     readable = [config, *([PurePosixPath(cluster.secret_file)] if cluster.secret_file else [])]
+    if cluster.tls_dir:
+        ids = [_section_of(document, role, config).id for role in dict.fromkeys(roles)]
+        readable += [PurePosixPath(cluster.tls_dir) / f"{node_id}.key" for node_id in ids]
     units = tuple(dict.fromkeys(unit_name(role) for role in roles))
     return Plan(files, (*units, TARGET), tuple(data), tuple(readable))
 

@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from penncloud.cluster import leftovers
 from penncloud.cluster.agent import AgentNode
+from penncloud.cluster.certificates import CHECK_S, agent_credentials, make_certificates
 from penncloud.cluster.configuration import (
     Setting,
     address_to_open,
@@ -81,6 +84,8 @@ class Launcher:
     _hopeless: str = ""
     _stopping: bool = False
 
+    log = Logger()
+
     async def run(self, served: Callable[[str], None], stop: Deferred[None]) -> None:
         """Start, call `served(address)` once the cluster serves, stop when `stop` fires.
 
@@ -118,6 +123,8 @@ class Launcher:
         await leftovers.end_all(layout, environment.reactor, patience_s)
         topology = plan(self._order.wanted, recall(layout), self._is_free)
         write_all(layout, topology, self._order.settings)
+        make_certificates(layout, topology, environment.now)
+        environment = evolve(environment, credentials=agent_credentials(layout, topology))
         document = read_file(str(agent_file))
         agent = AgentNode(
             environment,
@@ -129,14 +136,31 @@ class Launcher:
             changed=self._changed,
         )
         self._topology, self._agent = topology, agent
+        renewal = LoopingCall(self._renew_certificates, topology)
+        renewal.clock = environment.reactor
         try:
             await agent.start()
+            renewal.start(CHECK_S, now=False).addErrback(self._not_renewed)
             if await self._ready(topology):
                 served(address_to_open(topology))
                 await stop
         finally:
             self._stopping = True
+            if renewal.running:
+                renewal.stop()
             await agent.stop()
+
+    def _renew_certificates(self, topology: Topology) -> None:
+        try:
+            made = make_certificates(self._order.layout, topology, self._environment.now)
+        except ConfigurationError as error:
+            self.log.error("certificates cannot be made again: {error}", error=str(error))
+        else:
+            if made:
+                self.log.info("{made} certificates were made again", made=made)
+
+    def _not_renewed(self, failure: Failure) -> None:
+        self.log.failure("making certificates again", failure)
 
     async def _ready(self, topology: Topology) -> bool:
         """True once the cluster serves, False when it is to stop before. Raises NotServing."""

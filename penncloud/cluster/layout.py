@@ -3,6 +3,8 @@
 DIR/LOCK            held by the agent; its content is the agent's pid
 DIR/cluster.json    where everything listens now (`cluster_file`)
 DIR/secret          the cluster's shared secret, mode 600
+DIR/tls/            certificates and keys of the servers and of the administrator (`certificates`)
+DIR/tls/authority/  what signs them (`authority`), mode 700
 DIR/etc/ID.toml     configuration of one process (`configuration`), mode 600
 DIR/logs/ID.log     its log, rotated and bounded
 DIR/ID/             data of a coordinator or storage server
@@ -39,6 +41,14 @@ class Layout:
     @property
     def secret(self) -> Path:
         return self.root / "secret"
+
+    @property
+    def tls(self) -> Path:
+        return self.root / "tls"
+
+    @property
+    def authority(self) -> Path:
+        return self.tls / "authority"
 
     @property
     def etc(self) -> Path:

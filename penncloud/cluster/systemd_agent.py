@@ -12,14 +12,14 @@ from typing import Any
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
-from penncloud.cluster.agent_calls import AgentCalls
+from penncloud.cluster.agent_calls import CALLERS, AgentCalls
 from penncloud.cluster.systemd import Systemctl, units_of
 from penncloud.cluster.systemd_units import unit_name
 from penncloud.cluster.topology import ROLES
 from penncloud.platform.config import Agent, Cluster
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
-from penncloud.platform.listening import listen, port_of
+from penncloud.platform.listening import listen_internal, port_of
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.registration import Identity, Registration
@@ -71,8 +71,8 @@ class SystemdAgent:
     async def start(self) -> None:
         """Raises ConfigurationError when it cannot listen."""
         config = self._config
-        self._listening = await listen(
-            self._environment.reactor, config.host, config.port, self._server
+        self._listening = await listen_internal(
+            self._environment, config.host, config.port, self._server, CALLERS
         )
         host = config.advertise or config.host
         me = Identity("agent", config.id, host, self.port, self._environment.pid)

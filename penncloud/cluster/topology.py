@@ -12,6 +12,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
+from penncloud.lb.redirect import is_loopback
 from penncloud.platform.errors import ConfigurationError
 
 # The order in which servers are stopped: first those that take requests from outside, last those
@@ -58,6 +59,8 @@ class Topology:
     advertise: str
     agent_port: int
     servers: tuple[Server, ...]
+    # Whether the servers' connections with each other are encrypted.
+    tls: bool = True
 
     @property
     def public_host(self) -> str:
@@ -77,6 +80,7 @@ class Wanted:
     domain: str | None = None
     host: str | None = None
     advertise: str | None = None
+    tls: bool | None = None
 
 
 IsFree = Callable[[str, int], bool]
@@ -93,6 +97,12 @@ def plan(wanted: Wanted, remembered: Topology | None, is_free: IsFree) -> Topolo
     advertise = before.advertise if wanted.advertise is None else wanted.advertise
     if host in ("0.0.0.0", "::") and not advertise:
         raise ConfigurationError(f"--host {host}: --advertise must say where others find it")
+    tls = before.tls if wanted.tls is None else wanted.tls
+    if not tls and not (is_loopback(host) and (not advertise or is_loopback(advertise))):
+        raise ConfigurationError(
+            f"--tls off: {advertise or host} is not a loopback address, and what goes to other"
+            " machines has to be encrypted"
+        )
     ports = _Ports(host, is_free, _chosen_ports(before))
     known = {server.id: server for server in before.servers}
     servers = _public(wanted, counts, known, ports)
@@ -109,7 +119,7 @@ def plan(wanted: Wanted, remembered: Topology | None, is_free: IsFree) -> Topolo
         port = ports.choose(was, base + _METRICS_OFFSET)
         with_metrics.append(evolve(server, metrics_port=port))
     return Topology(
-        wanted.domain or before.domain, host, advertise, agent_port, tuple(with_metrics)
+        wanted.domain or before.domain, host, advertise, agent_port, tuple(with_metrics), tls
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.logger import Logger
 
@@ -24,6 +24,9 @@ from penncloud.rpc.calls import Calls
 from penncloud.rpc.errors import Refusal, RpcError
 from penncloud.rpc.protocol import RpcProtocol
 
+# Who may take a frontend out: an administrator's command, and the admin console.
+ENABLERS: Final = ("admin", "http")
+
 
 class DirectoryServer:
     """`observer` gives the present view; call `changed` whenever it may differ."""
@@ -43,7 +46,7 @@ class DirectoryServer:
 
     def serve(self, calls: Calls) -> None:
         calls.on_call(ViewCluster, self._view)
-        calls.on_call(EnableNode, self._enable)
+        calls.on_call(EnableNode, self._enable, ENABLERS)
         calls.on_call(Subscribe, self._subscribe)
 
     def changed(self) -> None:

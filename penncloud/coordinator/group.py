@@ -52,6 +52,9 @@ from penncloud.rpc.registration import Identity
 
 # More voters make every decision slower and survive losses that nobody has.
 MAX_MEMBERS: Final = 9
+# Who may vote and decide; who may have the group changed (a coordinator passes on what it was asked).
+GROUP: Final = ("coordinator",)
+CHANGERS: Final = ("admin", "coordinator")
 # Pause after an attempt of `keep_up` that failed.
 RETRY_S: Final = 0.5
 LOST_REMINDER_S: Final = 30.0
@@ -80,12 +83,12 @@ class Group:
     _said_at: float = field(default=0.0, init=False)
 
     def serve(self, calls: Calls) -> None:
-        calls.on_call(WhoIs, self._who_is)
-        calls.on_call(Decide, self._decide)
-        calls.on_note(RaftNote, self._receive)
-        calls.on_call(AddCoordinator, self._add)
-        calls.on_call(RemoveCoordinator, self._remove)
-        calls.on_call(TransferLeadership, self._transfer)
+        calls.on_call(WhoIs, self._who_is, GROUP)
+        calls.on_call(Decide, self._decide, GROUP)
+        calls.on_note(RaftNote, self._receive, GROUP)
+        calls.on_call(AddCoordinator, self._add, CHANGERS)
+        calls.on_call(RemoveCoordinator, self._remove, CHANGERS)
+        calls.on_call(TransferLeadership, self._transfer, CHANGERS)
 
     async def start(
         self, identity: Identity, incarnation: int, kept: Kept | None, secret: bytes
@@ -161,6 +164,10 @@ class Group:
             message = decode_message(note)
         except ValueError as error:
             self._log.warn("from {peer}: {why}", peer=connection.peer, why=str(error))
+            return
+        holder = connection.certified
+        if holder is not None and holder.id != message.sender:
+            connection.drop(f"{holder} speaks for {message.sender}")
         else:
             self._decisions.receive(message)
 

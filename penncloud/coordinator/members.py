@@ -176,6 +176,9 @@ class Members:
             raise Refusal(
                 "BAD_IDENTITY", "an id of letters, digits and ._- and an address are needed"
             )
+        holder = connection.certified
+        if holder is not None and (holder.role, holder.id) != (node.role, node.id):
+            raise Refusal("FORBIDDEN", f"the certificate is of {holder}, not of {node.id}")
         if node.role == "coordinator" or node.id == self._role.id:
             raise Refusal("BAD_IDENTITY", f"{node.id} is the id of a coordinator")
         present = self.sessions.get(node.id)

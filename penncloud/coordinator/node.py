@@ -26,7 +26,8 @@ from penncloud.platform import config
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError, DiskError
-from penncloud.platform.listening import listen, port_of
+from penncloud.platform.listening import listen_internal, port_of
+from penncloud.platform.tls import ANY_ROLE
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.protocol import Hooks, RpcProtocol
@@ -40,6 +41,9 @@ _ALONE_S = 30.0
 _POLL_S = 0.01
 # Every member acknowledges every write.
 MAX_COPIES = 7
+# Every server registers; those that ask where cells are are those that use them.
+RPC_ROLES = ANY_ROLE - {"monitor"}
+TEXT_ROLES = frozenset(("http", "smtp", "admin"))
 
 
 class CoordinatorNode:
@@ -123,8 +127,12 @@ class CoordinatorNode:
         self._rpc = RpcServerFactory(
             environment, calls, secret=secret, hooks=Hooks(closed=self._lost)
         )
-        switch = SwitchFactory(environment.reactor, self._rpc, self._text)
-        self._listening = await listen(environment.reactor, role.host, role.port, switch)
+        switch = SwitchFactory(
+            environment.reactor, self._rpc, self._text, rpc_roles=RPC_ROLES, text_roles=TEXT_ROLES
+        )
+        self._listening = await listen_internal(
+            environment, role.host, role.port, switch, RPC_ROLES
+        )
         own = identity("coordinator", role, self.port, environment.pid)
         try:
             await self.group.start(own, new_incarnation(environment), kept, secret)

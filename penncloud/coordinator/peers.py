@@ -160,6 +160,7 @@ class Peers:
             secret=self._secret,
             hooks=Hooks(opened=opened),
             longest_pause_s=LONGEST_PAUSE_S,
+            roles=("coordinator",),
         )
         peer = _Peer(client)
         client.start()
@@ -176,11 +177,15 @@ class Peers:
             return
         peer.asking = True
         connection.call(WhoIs(), Who, ANSWER_S).addCallbacks(
-            self._answered, self._not_answered, callbackArgs=(peer,), errbackArgs=(peer,)
+            self._answered, self._not_answered, callbackArgs=(peer, connection), errbackArgs=(peer,)
         ).addErrback(self._failed)
 
-    def _answered(self, who: Who, peer: _Peer) -> None:
+    def _answered(self, who: Who, peer: _Peer, connection: RpcProtocol) -> None:
         peer.asking = False
+        holder = connection.certified
+        if holder is not None and holder.id != who.id:
+            connection.drop(f"the certificate is of {holder}, but it answers as {who.id}")
+            return
         peer.who, peer.heard_at = who, self._environment.reactor.seconds()
         self._heard()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from penncloud.coordinator.assignments import Assignments
 from penncloud.coordinator.commands import (
     Applied,
@@ -29,6 +31,9 @@ from penncloud.rpc.registration import (
     ReserveTablets,
 )
 
+# Who holds tablets, and so may propose what becomes of them.
+PROPOSERS: Final = ("storage",)
+
 
 class Proposals:
     """See the module, and `rpc.registration` for each call."""
@@ -41,16 +46,18 @@ class Proposals:
         self._assignments = assignments
 
     def serve(self, calls: Calls) -> None:
-        calls.on_call(FetchAssignment, self._fetch)
-        calls.on_call(Propose, self._propose)
-        calls.on_call(ProposeSplit, self._split)
-        calls.on_call(ReserveTablets, self._reserve)
+        calls.on_call(FetchAssignment, self._fetch, PROPOSERS)
+        calls.on_call(Propose, self._propose, PROPOSERS)
+        calls.on_call(ProposeSplit, self._split, PROPOSERS)
+        calls.on_call(ReserveTablets, self._reserve, PROPOSERS)
 
     async def _fetch(self, connection: RpcProtocol, call: FetchAssignment) -> Assign:
+        _check_sender(connection, call.sender)
         await decided(self._decisions.read_barrier())
         return self._assignments.of(call.sender)
 
     async def _propose(self, connection: RpcProtocol, call: Propose) -> Proposed:
+        _check_sender(connection, call.sender)
         return await self._decide(
             ChangeMembers(
                 self._environment.now(),
@@ -65,6 +72,7 @@ class Proposals:
         )
 
     async def _split(self, connection: RpcProtocol, call: ProposeSplit) -> Proposed:
+        _check_sender(connection, call.sender)
         return await self._decide(
             SplitTablet(
                 self._environment.now(),
@@ -92,3 +100,10 @@ class Proposals:
             raise Refusal(result.code, result.text)
         assert isinstance(result, ReservedIds)
         return Reserved(result.first)
+
+
+def _check_sender(connection: RpcProtocol, sender: str) -> None:
+    """Nobody proposes in another's name."""
+    holder = connection.certified
+    if holder is not None and holder.id != sender:
+        raise Refusal("FORBIDDEN", f"the certificate is of {holder}, not of {sender}")

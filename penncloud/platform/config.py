@@ -33,8 +33,12 @@ class Cluster(Section, frozen=True, kw_only=True):
     coordinators: list[str] = msgspec.field(default_factory=list)
     # The mail domain: user@domain.
     domain: str = "penncloud"
-    # File with the cluster's shared secret (any bytes); internal calls are refused without it.
-    # Empty: none asked, which only a loopback-only cluster may do.
+    # Directory with this host's certificates: ca.pem and, for each server, ID.pem and ID.key (made by
+    # `penncloud ca`). Empty: internal connections are in the clear, which only a cluster may do whose
+    # servers all listen on loopback addresses.
+    tls_dir: str = ""
+    # File with a secret (any bytes) that internal calls have to prove, where connections are in the
+    # clear: it keeps out the other users of the machine. Empty: none asked.
     secret_file: str = ""
     # Copies of each tablet, on as many storage servers.
     replication_factor: int = 1

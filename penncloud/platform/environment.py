@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from attrs import field, frozen
 
 from penncloud.platform.service_manager import NOBODY, ServiceManager
+from penncloud.platform.tls import Credentials
 
 _T = TypeVar("_T")
 
@@ -42,6 +43,7 @@ class Environment:
     unpredictable bytes: for identifiers that must not be guessed. `pid` is what the process is known by
     to an administrator. `broken(rule)` is true where the simulation has switched a rule off on purpose,
     to see that its checkers notice. `manager` is who started the process and wants to hear how it is.
+    `credentials` are what the node shows its peers; None: connections inside the cluster are in the clear.
     """
 
     reactor: Any
@@ -52,3 +54,4 @@ class Environment:
     pid: int = field(factory=os.getpid)
     broken: Callable[[str], bool] = nothing_broken
     manager: ServiceManager = NOBODY
+    credentials: Credentials | None = None

@@ -9,7 +9,9 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
+from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
+from penncloud.platform.tls import Roles, entrance
 
 
 async def listen(reactor: Any, host: str, port: int, factory: Any) -> IListeningPort:
@@ -22,6 +24,18 @@ async def listen(reactor: Any, host: str, port: int, factory: Any) -> IListening
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or error.socketError
         raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from error
+
+
+async def listen_internal(
+    environment: Environment, host: str, port: int, factory: Any, roles: Roles
+) -> IListeningPort:
+    """Listen for the cluster's own connections: by TLS, from holders of certificates of `roles`.
+
+    In the clear, from anybody, where the environment has no credentials. Raises ConfigurationError.
+    """
+    if environment.credentials is not None:
+        factory = entrance(environment.reactor, environment.credentials, roles, factory)
+    return await listen(environment.reactor, host, port, factory)
 
 
 def port_of(listening: IListeningPort | None) -> int:

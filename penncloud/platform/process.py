@@ -10,6 +10,7 @@ from typing import Any
 from penncloud.platform.environment import Environment
 from penncloud.platform.service_manager import of_this_process
 from penncloud.platform.threads import BoundedPool
+from penncloud.platform.tls import Credentials
 
 
 def use_monotonic_clock(reactor: Any) -> None:
@@ -21,7 +22,9 @@ def use_monotonic_clock(reactor: Any) -> None:
     reactor.seconds = time.monotonic
 
 
-def real_environment(reactor: Any, pool: BoundedPool) -> Environment:
+def real_environment(
+    reactor: Any, pool: BoundedPool, credentials: Credentials | None = None
+) -> Environment:
     """The environment of this process; the pool is started and stopped by the caller."""
     return Environment(
         reactor=reactor,
@@ -30,4 +33,5 @@ def real_environment(reactor: Any, pool: BoundedPool) -> Environment:
         entropy=secrets.token_bytes,
         run_in_thread=pool,
         manager=of_this_process(),
+        credentials=credentials,
     )

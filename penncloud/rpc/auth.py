@@ -5,9 +5,9 @@ other answer, so that nobody can have a listening server compute anything for hi
 
     proof(side) = HMAC-SHA256(secret, "penncloud rpc 1 " + side + nonce of client + nonce of server)
 
-`side` is in the proof so that one side's proof cannot be sent back as the other's. This keeps strangers
-out; it does not encrypt, and somebody on the path between two hosts can still read and change what
-follows: that is what TLS is for.
+`side` is in the proof so that one side's proof cannot be sent back as the other's. It does not encrypt:
+between hosts there is TLS (`platform.tls`), whose certificates say more than a secret that all share. The
+secret is for clusters in the clear on one machine, and keeps out its other users.
 """
 
 from __future__ import annotations
@@ -50,15 +50,17 @@ def load_secret(cluster: Cluster, *hosts: str) -> bytes:
     """The secret of `cluster.secret_file`; empty when none is asked.
 
     `hosts` are the addresses this process listens on. Raises ConfigurationError when the file cannot be
-    read or holds too little, and when there is none although other machines could connect.
+    read or holds too little, and for connections in the clear that other machines could see.
     """
-    if not cluster.secret_file:
+    if not cluster.tls_dir:
         for host in (*hosts, *(parse_address(text)[0] for text in cluster.coordinators)):
             if not is_loopback(host):
                 raise ConfigurationError(
-                    f"[cluster]: secret_file: {host} is not a loopback address, so internal calls"
-                    " need a shared secret: name a file with one (the same on every host)"
+                    f"[cluster]: tls_dir: {host} is not a loopback address, so internal connections"
+                    " have to be encrypted: name the directory with this host's certificates"
+                    " (`penncloud ca` makes them)"
                 )
+    if not cluster.secret_file:
         return b""
     path = cluster.secret_file
     try:

@@ -12,9 +12,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from penncloud.platform.environment import Environment
+from penncloud.platform.tls import Roles
 from penncloud.rpc.backoff import LONGEST_S, Backoff
 from penncloud.rpc.calls import Calls
-from penncloud.rpc.endpoints import address_text, client_endpoint
+from penncloud.rpc.endpoints import SERVERS, address_text, internal_endpoint
 from penncloud.rpc.errors import Disconnected, RpcBusy
 from penncloud.rpc.protocol import MAX_CALLS, Hooks, RpcProtocol
 
@@ -28,7 +29,8 @@ _T = TypeVar("_T")
 class RpcClient:
     """Keeps one connection to host:port while started, and makes calls over it.
 
-    `calls` are what the other side may call over the same connection. `hooks` are called each time the
+    `roles` are those that the server may have (by its certificate, where there is TLS). `calls` are what
+    the other side may call over the same connection. `hooks` are called each time the
     connection has opened (greeting done) and each time an open one has ended.
     """
 
@@ -44,10 +46,11 @@ class RpcClient:
         secret: bytes = b"",
         hooks: Hooks | None = None,
         longest_pause_s: float = LONGEST_S,
+        roles: Roles = SERVERS,
     ) -> None:
         self.address = address_text(host, port)
         self._environment = environment
-        self._endpoint = client_endpoint(environment.reactor, host, port, CONNECT_TIMEOUT_S)
+        self._endpoint = internal_endpoint(environment, host, port, CONNECT_TIMEOUT_S, roles)
         self._calls = calls or Calls()
         self._secret = secret
         self._hooks = hooks or Hooks()

@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from penncloud.platform.errors import PennCloudError
+from penncloud.platform.tls import PeerName, peer_of
 from penncloud.rpc import auth
 from penncloud.rpc.calls import Calls, ServeCall
 from penncloud.rpc.errors import (
@@ -142,6 +143,11 @@ class RpcProtocol(Protocol):
             return "nowhere"
         address = self.transport.getPeer()
         return f"{getattr(address, 'host', address)}:{getattr(address, 'port', '')}"
+
+    @property
+    def certified(self) -> PeerName | None:
+        """Whom the other side's certificate speaks for; None on a connection in the clear."""
+        return peer_of(self.transport)
 
     def call(self, message: msgspec.Struct, answer: type[_T], timeout_s: float) -> Deferred[_T]:
         """Ask the other side; fires with its answer, decoded as `answer`.
@@ -308,7 +314,7 @@ class RpcProtocol(Protocol):
             self._send(Failed(call.id, "BUSY", f"{MAX_CALLS} calls are already under way"))
             return
         try:
-            serve, message = self._calls.decode_call(call.body)
+            serve, message = self._calls.decode_call(call.body, self.certified)
         except Refusal as refusal:
             self._send(Failed(call.id, refusal.code, refusal.text))
             return
@@ -350,7 +356,7 @@ class RpcProtocol(Protocol):
 
     def _take_note(self, note: Note) -> None:
         try:
-            serve, message = self._calls.decode_note(note.body)
+            serve, message = self._calls.decode_note(note.body, self.certified)
         except Refusal as refusal:
             self.log.warn("a note of {peer}: {text}", peer=self.peer, text=refusal.text)
             return

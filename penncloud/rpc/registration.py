@@ -270,6 +270,7 @@ class Registration:
                 secret=secret,
                 hooks=Hooks(opened=self._connected),
                 longest_pause_s=LONGEST_PAUSE_S,
+                roles=("coordinator",),
             )
             self._clients.append(client)
             client.start()

@@ -17,7 +17,7 @@ from penncloud.platform import config
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError, DiskError
-from penncloud.platform.listening import listen, port_of
+from penncloud.platform.listening import listen_internal, port_of
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.registration import Assign, Registration, identity
@@ -31,6 +31,9 @@ from penncloud.storage.tablets import Tablets
 
 # How long clients are given at a stop to take the replies to what they had asked.
 FAREWELL_S: Final = 2.0
+# Who reads and writes cells, and who makes internal calls.
+TEXT_ROLES: Final = frozenset(("http", "smtp", "admin"))
+RPC_ROLES: Final = frozenset(("storage", "coordinator", "admin"))
 
 
 class StorageNode:
@@ -89,8 +92,16 @@ class StorageNode:
         except (StoreDamaged, NewerFormat, CorruptTable, BadAssignment, DiskError) as error:
             raise ConfigurationError(f"data directory {role.data_dir}: {error}") from error
         self._rpc = RpcServerFactory(environment, Calls(), secret=secret)
-        switch = SwitchFactory(environment.reactor, self._rpc, self._text)
-        self._listening = await listen(environment.reactor, role.host, role.port, switch)
+        switch = SwitchFactory(
+            environment.reactor,
+            self._rpc,
+            self._text,
+            rpc_roles=RPC_ROLES,
+            text_roles=TEXT_ROLES,
+        )
+        self._listening = await listen_internal(
+            environment, role.host, role.port, switch, RPC_ROLES | TEXT_ROLES
+        )
         self._registration = Registration(
             environment,
             self._cluster,

@@ -18,16 +18,18 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from penncloud.platform.config import Cluster, Role
+from penncloud.platform.config import SECTIONS, Cluster, Role
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
-from penncloud.platform.listening import listen
+from penncloud.platform.listening import listen_internal
 from penncloud.platform.metrics import metrics_site, process_registry
 from penncloud.platform.process import real_environment, use_monotonic_clock
 from penncloud.platform.threads import BoundedPool
+from penncloud.platform.tls import ANY_ROLE, Credentials, PeerName
+from penncloud.rpc.auth import load_secret
 from penncloud.taps._supervision import Supervision
 
-__all__ = ["Node", "RoleService", "listen", "stop_with_error"]
+__all__ = ["Node", "RoleService", "stop_with_error"]
 
 
 class Node(Protocol):
@@ -74,15 +76,20 @@ class RoleService(Service):
         use_monotonic_clock(reactor)
         self._pool = BoundedPool(reactor)
         self._pool.start()
-        environment = real_environment(reactor, self._pool)
+        load_secret(self._cluster, self._role.host)
+        credentials = None
+        if self._cluster.tls_dir:
+            credentials = Credentials.at(self._cluster.tls_dir, self._role.id)
+            _check_holder(credentials, self._role)
+        environment = real_environment(reactor, self._pool, credentials)
         supervision = Supervision(environment.manager, reactor, self._role.id)
         self._supervision = supervision
         supervision.starting()
         registry = process_registry()
         if self._role.metrics_port:
             site = metrics_site(registry, reactor, self._trouble)
-            self._metrics_port = await listen(
-                reactor, self._role.host, self._role.metrics_port, site
+            self._metrics_port = await listen_internal(
+                environment, self._role.host, self._role.metrics_port, site, ANY_ROLE
             )
         self._node = self._build(environment, registry)
         await self._node.start()
@@ -122,6 +129,16 @@ class RoleService(Service):
             self._pool.stop()
         if self._supervision is not None:
             self._supervision.stopped()
+
+
+def _check_holder(credentials: Credentials, role: Role) -> None:
+    """A wrong certificate would be refused by all others; here it is said why."""
+    section = next(name for name, kind in SECTIONS.items() if type(role) is kind)
+    wanted = PeerName(section, role.id)
+    if credentials.name != wanted:
+        raise ConfigurationError(
+            f"{credentials.certificate}: is the certificate of {credentials.name}, not of {wanted}"
+        )
 
 
 def stop_with_error(reactor: Any) -> None:

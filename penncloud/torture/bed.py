@@ -17,7 +17,8 @@ from typing import Any, Final, Literal
 from attrs import define, frozen
 from twisted.internet.defer import gatherResults
 
-from penncloud.cluster.configuration import make_secret, to_toml
+from penncloud.cluster.authority import Authority
+from penncloud.cluster.configuration import to_toml
 from penncloud.cluster.layout import Layout, replace_file
 from penncloud.cluster.ports import is_free
 from penncloud.cluster.spawn import role_launch
@@ -58,6 +59,7 @@ class Station:
 
 class Bed:
     """See the module. `small_disks` None: disks cannot be made full; `faketime` None: clocks cannot be set.
+    `now` is the wall clock.
 
     Everything that is made is in `layout.root`, in the network and among the mounts; `remove` takes it
     down, but for the logs and configuration files.
@@ -70,6 +72,7 @@ class Bed:
         lan: Lan,
         size: Size,
         *,
+        now: Callable[[], float],
         small_disks: SmallDisks | None = None,
         faketime: Path | None = None,
         settings: Sequence[tuple[Role, str, Any]] = (),
@@ -79,6 +82,7 @@ class Bed:
         self._layout = layout
         self._lan = lan
         self._size = size
+        self._authority = Authority(layout.authority, now)
         self._small_disks = small_disks
         self._faketime = faketime
         self._settings = settings
@@ -94,26 +98,33 @@ class Bed:
     def make(self) -> None:
         """Hosts, directories and configuration. Raises ConfigurationError, NoNamespaces, NoMounts."""
         self._layout.make()
-        make_secret(self._layout)
+        if not self._authority.exists:
+            self._authority.init()
         servers = self._servers()
         addresses = {server.id: self._lan.add(server.id) for server in servers}
         for name in (*self.members, self.auditor):
             self._lan.add(name)
+            self.certify("http", name)
         self.cluster = config.Cluster(
             coordinators=[
                 f"{addresses[server.id]}:{server.port}"
                 for server in servers
                 if server.role == "coordinator"
             ],
-            secret_file=str(self._layout.secret),
+            tls_dir=str(self._layout.tls),
         )
         for server in servers:
+            self.certify(server.role, server.id)
             self._configure(server, addresses[server.id])
             self.stations[server.id] = Station(
                 server,
                 addresses[server.id],
                 Supervised(server.id, self._launch(server), self._reactor, _PACE, self._changed),
             )
+
+    def certify(self, role: str, node_id: str) -> None:
+        """Make somebody a member of the cluster, in the eyes of the others."""
+        self._authority.ensure(self._layout.tls, role, node_id, ())
 
     def _servers(self) -> list[Server]:
         counts: dict[Role, int] = {
@@ -144,7 +155,7 @@ class Bed:
         keys |= {key: value for role, key, value in self._settings if role == server.role}
         cluster = {
             "coordinators": self.cluster.coordinators,
-            "secret_file": self.cluster.secret_file,
+            "tls_dir": self.cluster.tls_dir,
         }
         text = to_toml({"cluster": cluster, server.role: keys})
         replace_file(self._layout.configuration(server.id), text.encode(), 0o600)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -27,6 +27,7 @@ from penncloud.judge.history import History
 from penncloud.judge.workloads import Access, NotLive, User, Workload
 from penncloud.platform import config
 from penncloud.platform.environment import Environment
+from penncloud.platform.tls import Credentials
 from penncloud.rpc.registration import Registration, identity
 from penncloud.torture.evidence import put_together, read_reports
 from penncloud.torture.messages import (
@@ -43,6 +44,7 @@ from penncloud.torture.messages import (
     TabletSeen,
     View,
     WorkloadSeen,
+    frontend_of,
     told,
 )
 
@@ -87,7 +89,7 @@ class Member(LineOnlyReceiver):
         self.ended: Deferred[None] = Deferred()
         self._environment = environment
         self._plan = plan
-        self._cluster = config.Cluster(coordinators=plan.coordinators, secret_file=plan.secret_file)
+        self._cluster = config.Cluster(coordinators=plan.coordinators, tls_dir=plan.tls_dir)
         self._access = Access(
             environment,
             RoutedTable(environment, self._cluster),
@@ -149,7 +151,7 @@ class Member(LineOnlyReceiver):
         for workload in self._workloads:
             workload.history = TimedHistory(clock=clock)
         if self._plan.node:
-            self._register(f"{order.prefix}http-1")
+            self._register(frontend_of(order.prefix))
         users = [self._user(f"{order.prefix}{n}") for n in range(order.workers + order.readers)]
         if users:
             for workload in self._workloads:
@@ -163,9 +165,11 @@ class Member(LineOnlyReceiver):
     def _register(self, node_id: str) -> None:
         role = config.Http(id=node_id, host="127.0.0.1", port=NODE_PORT)
         identity_ = identity("http", role, NODE_PORT, self._environment.pid)
+        credentials = Credentials.at(self._plan.tls_dir, node_id)
+        environment = evolve(self._environment, credentials=credentials)
         leaving, self._registration = (
             self._registration,
-            Registration(self._environment, self._cluster, identity_),
+            Registration(environment, self._cluster, identity_),
         )
         self._registration.start()
         if leaving is not None:

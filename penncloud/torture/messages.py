@@ -25,7 +25,7 @@ class Plan(msgspec.Struct, frozen=True):
     name: str
     parent: int
     coordinators: list[str]
-    secret_file: str
+    tls_dir: str
     begun_s: float
     node: bool = False
 
@@ -156,3 +156,8 @@ def heard(told: Told) -> Operation:
         Outcome(told.outcome),
         result,
     )
+
+
+def frontend_of(prefix: str) -> str:
+    """The id by which the auditor registers as a frontend in a round whose names begin with `prefix`."""
+    return f"{prefix}http-1"

@@ -40,6 +40,7 @@ from penncloud.torture.messages import (
     Stop,
     TabletSeen,
     View,
+    frontend_of,
 )
 
 # How long a round's faults go on, at most; users go on for CALM_S after the last.
@@ -137,7 +138,7 @@ class Run:
                 name=name,
                 parent=os.getpid(),
                 coordinators=self._bed.cluster.coordinators,
-                secret_file=self._bed.cluster.secret_file,
+                tls_dir=self._bed.cluster.tls_dir,
                 begun_s=self._begun_s,
                 node=is_auditor,
             )
@@ -215,6 +216,7 @@ class Run:
             "gap_s": self._order.gap_s,
             "deadline_s": self._order.deadline_s,
         }
+        self._bed.certify("http", frontend_of(asked["prefix"]))
         await auditor.ask(Begin, **asked, workers=0, readers=0)
         working = {"workers": self._order.workers, "readers": self._order.readers}
         await self._all(crew, Begin, **asked, **working)

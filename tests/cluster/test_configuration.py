@@ -54,6 +54,9 @@ class ConfigurationTests(SynchronousTestCase):
         recalled = recall(self.layout)
         assert recalled is not None
         self.assertEqual(plan(Wanted(), recalled, anything), self.topology)
+        off = plan(Wanted(tls=False), recalled, anything)
+        write_all(self.layout, off, [])
+        self.assertEqual(plan(Wanted(), recall(self.layout), anything), off)
 
     def test_edits_survive(self) -> None:
         """Keys that an administrator edited or set stay over restarts, the derived ones do not."""

@@ -143,6 +143,9 @@ class PlanTests(SynchronousTestCase):
         given["cluster"]["secret_file"] = "/etc/penncloud/secret"
         wanted = plan(given, ["lb"], BIN, CONFIG)
         self.assertEqual(wanted.readable, (CONFIG, PurePosixPath("/etc/penncloud/secret")))
+        given["cluster"]["tls_dir"] = "/etc/penncloud/tls"
+        wanted = plan(given, ["lb"], BIN, CONFIG)
+        self.assertEqual(wanted.readable[2:], (PurePosixPath("/etc/penncloud/tls/lb-1.key"),))
 
     def test_incomplete(self) -> None:
         """A role that could not start is refused before anything is written."""

@@ -105,6 +105,16 @@ class PlanTests(SynchronousTestCase):
         self.assertIn("twice", self.refused(Wanted(smtp_port=8081)))
         self.assertIn("--advertise", self.refused(Wanted(host="0.0.0.0")))
 
+    def test_in_the_clear(self) -> None:
+        """TLS is on unless it was put off, which is remembered, and is possible on loopback only."""
+        self.assertTrue(plan(Wanted(), None, anything).tls)
+        off = plan(Wanted(tls=False), None, anything)
+        self.assertFalse(off.tls)
+        self.assertFalse(plan(Wanted(), off, anything).tls)
+        self.assertTrue(plan(Wanted(tls=True), off, anything).tls)
+        self.assertIn("encrypted", self.refused(Wanted(tls=False, host="10.0.0.1")))
+        self.assertIn("encrypted", self.refused(Wanted(advertise="db.example"), off))
+
     def test_no_port_left(self) -> None:
         """The search for a free port ends with an error, not never."""
         with self.assertRaises(ConfigurationError):

@@ -326,7 +326,7 @@ class NodeTests(TestCase):
             (Cluster(coordinators=["127.0.0.1:1"]), {"election_timeout_ms": 9}, "four times"),
             (Cluster(coordinators=["127.0.0.1:1"]), {"heartbeat_ms": 0}, "heartbeat_ms"),
             (Cluster(coordinators=["127.0.0.1:1"], secret_file="/none"), {}, "secret file"),
-            (Cluster(coordinators=["127.0.0.1:1"]), {"host": "0.0.0.0"}, "secret_file"),
+            (Cluster(coordinators=["127.0.0.1:1"]), {"host": "0.0.0.0"}, "tls_dir"),
         ]
         for cluster, keys, expected in cases:
             role = Coordinator(id="coordinator-1", port=0, **keys)

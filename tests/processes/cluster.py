@@ -19,6 +19,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -114,6 +115,15 @@ class RunningCluster:
     def url(self) -> str:
         """What a person types into a browser."""
         return f"http://localhost:{self.document.lb[0].port}/"
+
+    def tls_context(self, certificate: str = "admin") -> ssl.SSLContext:
+        """For connections to internal ports, with somebody's certificate; the administrator's by default."""
+        tls = self.document.tls
+        assert tls is not None, "this cluster's connections are in the clear"
+        context = ssl.create_default_context(cafile=tls.ca)
+        path = self.layout.tls / certificate
+        context.load_cert_chain(f"{path}.pem", f"{path}.key")
+        return context
 
     def pid(self, node_id: str) -> int:
         """Of a server as last started."""

@@ -6,6 +6,7 @@ import http.cookiejar
 import json
 import re
 import shutil
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -25,10 +26,10 @@ LOUD = [
 _PATIENCE_S = 30
 
 
-def get(url: str) -> tuple[int, bytes]:
+def get(url: str, context: ssl.SSLContext | None = None) -> tuple[int, bytes]:
     """Status and body; a refusal is an answer, too."""
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE_S) as answer:
+        with urllib.request.urlopen(url, timeout=_PATIENCE_S, context=context) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -40,16 +41,17 @@ class Day2Tests(SynchronousTestCase):
         cluster = RunningCluster(self.mktemp(), [*SMALL, *LOUD])
         self.addCleanup(cluster.destroy)
         cluster.start()
+        tls = cluster.tls_context()
         for listener in cluster.document.listeners:
-            site = f"http://127.0.0.1:{listener.metrics_port}"
-            self.assertEqual(get(f"{site}/healthz"), (200, b"ok\n"), listener.id)
-            self.assertEqual(get(f"{site}/readyz"), (200, b"ready\n"), listener.id)
-            self.check_metrics(listener.id, get(f"{site}/metrics")[1])
+            site = f"https://127.0.0.1:{listener.metrics_port}"
+            self.assertEqual(get(f"{site}/healthz", tls), (200, b"ok\n"), listener.id)
+            self.assertEqual(get(f"{site}/readyz", tls), (200, b"ready\n"), listener.id)
+            self.check_metrics(listener.id, get(f"{site}/metrics", tls)[1])
         self.check_request_id(cluster)
         cluster.penncloud("node", "stop", "http-1")
         (balancer,) = cluster.document.lb
         deadline = time.monotonic() + _PATIENCE_S
-        while get(f"http://127.0.0.1:{balancer.metrics_port}/readyz")[0] != 503:
+        while get(f"https://127.0.0.1:{balancer.metrics_port}/readyz", tls)[0] != 503:
             self.assertLess(time.monotonic(), deadline, "a balancer without frontends is not ready")
             time.sleep(0.1)
 

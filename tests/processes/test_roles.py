@@ -13,6 +13,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.platform.lockfile import DirectoryLock
+from tests.certificates import TestAuthority
 from tests.processes.cluster import RunningCluster, free_block
 from tests.processes.roles import PATIENCE_S, ROLES, outcome, start, write_configuration
 
@@ -82,11 +83,25 @@ class WrongConfigurationTests(SynchronousTestCase):
 
     def test_no_such_address(self) -> None:
         """An address that this machine does not have is named (RFC 5737 keeps it unused)."""
-        secret = self.directory / "secret"
-        secret.write_bytes(b"s" * 32)
-        cluster = {**CLUSTER, "secret_file": str(secret)}
+        ca = TestAuthority(str(self.directory))
+        for role in ROLES:
+            ca.issue(role, f"{role}-1")
+        cluster = {**CLUSTER, "tls_dir": str(ca.out)}
         for line in self.run_all(cluster=cluster, host="192.0.2.1").values():
             self.assertIn("192.0.2.1", line)
+
+    def test_certificates(self) -> None:
+        """Connections in the clear are for loopback; a missing or wrong certificate is named."""
+        for line in self.run_all(host="192.0.2.1").values():
+            self.assertIn("tls_dir", line)
+        ca = TestAuthority(str(self.directory))
+        cluster = {**CLUSTER, "tls_dir": str(ca.out)}
+        for role, line in self.run_all(cluster=cluster).items():
+            self.assertRegex(line, f"(ca|{role}-1).pem: No such file")
+        for role in ROLES:
+            ca.issue("monitor", f"{role}-1")
+        for role, line in self.run_all(cluster=cluster).items():
+            self.assertIn(f"is the certificate of {role}-1 (monitor)", line)
 
     def test_data_directory_not_writable(self) -> None:
         """A data directory that cannot be made or written is named (a file is in the way)."""

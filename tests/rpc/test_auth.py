@@ -17,9 +17,9 @@ class SecretTests(SynchronousTestCase):
         cluster = Cluster(coordinators=["127.0.0.1:8600", "[::1]:8601", "localhost:8602"])
         self.assertEqual(load_secret(cluster, "127.0.0.1"), b"")
 
-    def test_others_need_one(self) -> None:
-        """As soon as another machine could connect, a missing secret is an error that says so."""
-        with self.assertRaisesRegex(ConfigurationError, "secret_file"):
+    def test_in_the_clear_only_on_loopback(self) -> None:
+        """As soon as another machine could connect, connections in the clear are refused."""
+        with self.assertRaisesRegex(ConfigurationError, "tls_dir"):
             load_secret(Cluster(coordinators=["127.0.0.1:8600"]), "0.0.0.0")
         with self.assertRaisesRegex(ConfigurationError, "db.example"):
             load_secret(Cluster(coordinators=["db.example:8600"]))
@@ -28,7 +28,7 @@ class SecretTests(SynchronousTestCase):
     def test_file(self) -> None:
         """The file's bytes, without a final line end, are the secret, if there are enough."""
         path = Path(self.mktemp())
-        cluster = Cluster(coordinators=["10.0.0.1:8600"], secret_file=str(path))
+        cluster = Cluster(coordinators=["10.0.0.1:8600"], secret_file=str(path), tls_dir="tls")
         with self.assertRaisesRegex(ConfigurationError, "cannot be read"):
             load_secret(cluster)
         path.write_bytes(b"short\n")

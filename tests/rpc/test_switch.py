@@ -12,6 +12,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from penncloud.platform.tls import PeerName
+from penncloud.rpc import switch
 from penncloud.rpc.switch import SwitchFactory
 
 
@@ -128,3 +130,21 @@ class SwitchTests(SynchronousTestCase):
         protocol.makeConnection(transport)
         protocol.dataReceived(b"\0")
         self.assertTrue(transport.disconnecting)
+
+    def test_forbidden(self) -> None:
+        """A member whose role has no business with a protocol is told so, and nothing is built."""
+        for first, answer in ((b"GET;a;b", b"-ERR;FORBIDDEN;lb-1"), (b"\0\0", b"")):
+            self.made.clear()
+            factory = SwitchFactory(
+                self.clock, self.rpc, self.text, rpc_roles=("storage",), text_roles=("http",)
+            )
+            protocol: Any = factory.buildProtocol(None)
+            transport = StringTransport()
+            self.patch(switch, "peer_of", lambda _: PeerName("lb", "lb-1"))
+            protocol.makeConnection(transport)
+            protocol.dataReceived(first)
+            protocol.dataReceived(b"and more")
+            self.assertTrue(transport.value().startswith(answer))
+            self.assertTrue(transport.disconnecting)
+            self.assertEqual(self.made, {})
+            protocol.connectionLost(Failure(ConnectionError()))

@@ -1,0 +1,208 @@
+"""What a process proves itself with inside the cluster, and by whom it believes others.
+
+Theory of operation
+    Three files: `ca`, the certificates of the authorities that are believed, one after the other (two of
+    them while the authority is being replaced); `certificate` and `key`, this process's own. Before each
+    new connection the files are looked at (three `stat`): one that has changed makes all three be read
+    again, so that a renewed certificate is in use at the next connection, without a restart. What cannot
+    be used, because it is being written or does not match, is logged once; the last good ones stay.
+
+    Both sides of a connection have to show a certificate that an authority has signed, that is valid
+    now, and whose role (`names.py`) is one of those that the other side accepts there. OpenSSL asks
+    during the handshake, so that nothing is read from, or written to, anybody else. Only TLS 1.3 is
+    spoken, and no session is resumed: a resumed one would not be asked for its certificate again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final
+
+from OpenSSL import SSL, crypto
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+)
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from penncloud.platform.errors import ConfigurationError
+from penncloud.platform.tls.names import NotOurs, PeerName, name_of
+
+Roles = Collection[str]
+
+# (mtime, inode, size) of each file.
+_Stamp = tuple[tuple[int, int, int], ...]
+
+_VERIFY: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+
+
+class Credentials:
+    """The paths of the three PEM files. The first use raises ConfigurationError when they are no good."""
+
+    log = Logger()
+
+    def __init__(self, ca: str, certificate: str, key: str) -> None:
+        self.ca = ca
+        self.certificate = certificate
+        self.key = key
+        self._context: SSL.Context | None = None
+        self._stamp: _Stamp | None = None
+        self._name: PeerName | None = None
+
+    @classmethod
+    def at(cls, directory: str, node_id: str) -> Credentials:
+        """`ca.pem`, `ID.pem` and `ID.key` of a directory."""
+        where = Path(directory)
+        return cls(
+            str(where / "ca.pem"), str(where / f"{node_id}.pem"), str(where / f"{node_id}.key")
+        )
+
+    @property
+    def name(self) -> PeerName:
+        """Whom our own certificate speaks for. Raises ConfigurationError."""
+        self.context()
+        assert self._name is not None
+        return self._name
+
+    def connecting(self, roles: Roles) -> ConnectionCreator:
+        """For connections that we make; the server has to have one of `roles`."""
+        return ConnectionCreator(self, frozenset(roles))
+
+    def accepting(self, roles: Roles) -> ConnectionCreator:
+        """For connections that are made to us; the client has to have one of `roles`."""
+        return ConnectionCreator(self, frozenset(roles))
+
+    def context(self) -> SSL.Context:
+        """The files as they are now. Raises ConfigurationError when they were never any good."""
+        try:
+            stamp = self._look()
+            if self._context is None or stamp != self._stamp:
+                # Remembered also for files that are no good: each change is tried, and logged, once.
+                self._stamp = stamp
+                self._load()
+        except ConfigurationError as error:
+            if self._context is None:
+                self._stamp = None
+                raise
+            self.log.error("{error}: going on with what was read before", error=str(error))
+        assert self._context is not None
+        return self._context
+
+    def _look(self) -> _Stamp:
+        try:
+            found = [os.stat(path) for path in (self.ca, self.certificate, self.key)]
+        except OSError as error:
+            if self._context is not None and self._stamp is not None:
+                return self._stamp
+            raise ConfigurationError(f"{error.filename}: {error.strerror}") from error
+        return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in found)
+
+    def _load(self) -> None:
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_options(SSL.OP_NO_TICKET)
+        context.set_verify(_VERIFY, _verify)
+        path = self.ca
+        try:
+            context.load_verify_locations(path)
+            path = self.certificate
+            context.use_certificate_chain_file(path)
+            own = crypto.load_certificate(crypto.FILETYPE_PEM, Path(path).read_bytes())
+            name = name_of(own.to_cryptography())
+            path = self.key
+            context.use_privatekey_file(path)
+            context.check_privatekey()
+        except (SSL.Error, crypto.Error, OSError, NotOurs) as error:
+            raise ConfigurationError(f"{path}: {_reason(error)}") from error
+        if self._context is not None:
+            self.log.info("the certificate of {name} was read again", name=str(name))
+        self._context, self._name = context, name
+
+
+@implementer(IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator)
+class ConnectionCreator:
+    """What Twisted asks for a new OpenSSL connection. `roles` are those that the peer may have.
+
+    The TLS protocol gets a `verdict`, into which the outcome is written.
+    """
+
+    def __init__(self, credentials: Credentials, roles: frozenset[str]) -> None:
+        self._credentials = credentials
+        self._roles = roles
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        return self._connection(tlsProtocol)
+
+    def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        return self._connection(tlsProtocol)
+
+    def _connection(self, tls: Any) -> SSL.Connection:
+        tls.verdict = Verdict(self._roles)
+        connection = SSL.Connection(self._credentials.context(), None)
+        connection.set_app_data(tls)
+        return connection
+
+
+class Verdict:
+    """What came out of looking at a peer's certificate: its name, or why it was refused."""
+
+    def __init__(self, roles: frozenset[str]) -> None:
+        self.roles = roles
+        self.name: PeerName | None = None
+        self.refusal = ""
+
+
+def _verify(
+    connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, good: int
+) -> bool:
+    """OpenSSL's question for each certificate of the peer's chain; `good` is its own opinion."""
+    verdict: Verdict = connection.get_app_data().verdict
+    if not good:
+        verdict.refusal = verdict.refusal or _X509_ERRORS.get(error, f"its certificate: {error}")
+        return False
+    if depth > 0:
+        return True
+    try:
+        name = name_of(certificate.to_cryptography())
+    except (NotOurs, ValueError) as refused:
+        verdict.refusal = str(refused)
+        return False
+    if name.role not in verdict.roles:
+        verdict.refusal = f"{name} is not one of {', '.join(sorted(verdict.roles))}"
+        return False
+    verdict.name = name
+    return True
+
+
+# X509_V_ERR_*, those that an administrator meets.
+_X509_ERRORS: Final = {
+    9: "its certificate is not valid yet (is a clock wrong?)",
+    10: "its certificate has expired",
+    18: "its certificate is signed by nobody",
+    19: "its certificate is of another cluster's authority",
+    20: "its certificate is of an authority that is not believed here",
+    21: "its certificate is of an authority that is not believed here",
+    26: "its certificate is not for this use",
+}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    if isinstance(error, NotOurs):
+        return str(error)
+    return ssl_reason(error)
+
+
+def ssl_reason(error: BaseException) -> str:
+    """What OpenSSL's error queue says, for people."""
+    queue = error.args[0] if error.args else ()
+    if isinstance(queue, list | tuple) and queue and isinstance(queue[-1], tuple):
+        reasons = [str(entry[-1]) for entry in queue if entry[-1]]
+        if reasons:
+            return "; ".join(dict.fromkeys(reasons))
+    return "it is not usable (no PEM, or a key that does not match)"
