@@ -18,17 +18,18 @@ Theory of operation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 import msgspec
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IDelayedCall
+from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.lsm.background import Background
 from penncloud.lsm.building import build_table
-from penncloud.lsm.errors import NoSuchTablet, Overloaded, TableDamaged
+from penncloud.lsm.errors import NoSuchTablet, TableDamaged
 from penncloud.lsm.keys import hash_key
 from penncloud.lsm.manifest import Manifest
 from penncloud.lsm.merge_job import MergeJob, surviving
@@ -40,10 +41,12 @@ from penncloud.platform.errors import DiskFailed, DiskFull
 # Fewest tables worth merging, and how many a tablet may have before any are merged.
 _RUN: Final = 4
 MAX_TABLES: Final = 12
+# Tables of a tablet at which its flushes wait for a compaction.
+STALL_TABLES: Final = 2 * MAX_TABLES
 # A table joins a run when it is at most so many times as large as all newer ones in it.
 _RATIO: Final = 1.5
 _RETRY_S: Final = 5.0
-# Inputs from which on a child process is worth its start (about 0.3 s of CPU).
+# Inputs from which on a child process is worth its start (about 0.1 s of CPU).
 _CHILD_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -83,102 +86,78 @@ class Merger(Protocol):
         ...
 
 
+@frozen
+class _Job:
+    """Merge tables [start, end) of a tablet."""
+
+    tablet: TabletStore
+    start: int
+    end: int
+
+
 class Compactor:
     """Compacts one tablet at a time, where `pick` says so or somebody asks."""
 
     _log = Logger()
 
-    def __init__(self, store: Store, merger: Merger | None) -> None:
+    def __init__(self, store: Store, merger: Merger | None, done: Callable[[], None]) -> None:
+        """`done()` is called after each compaction."""
         self._store = store
         self._merger = merger
-        self.running = False
-        self._closed = False
-        self._retry: IDelayedCall | None = None
-        self._wanted: dict[int, list[Deferred[None]]] = {}
-        self._idle: list[Deferred[None]] = []
-
-    def request(self, tablet: int) -> Deferred[None]:
-        """Merge all tables of a tablet; fires when it is done."""
-        if self._closed:
-            return fail(Overloaded("the engine is closing"))
-        waiter: Deferred[None] = Deferred()
-        self._wanted.setdefault(tablet, []).append(waiter)
-        self.check()
-        return waiter
-
-    def forget(self, tablet: int) -> None:
-        """The tablet has been dropped."""
-        for waiter in self._wanted.pop(tablet, []):
-            waiter.errback(NoSuchTablet(tablet))
-
-    def check(self) -> None:
-        """Start a compaction, in a turn of its own, if one is due."""
-        if self.running or self._closed or self._retry is not None:
-            return
-        if self._choose() is not None:
-            self.running = True
-            self._store.clock.callLater(0, self._start)
-
-    def _choose(self) -> tuple[TabletStore, int, int] | None:
-        for tablet in self._wanted:
-            found = self._store.tablets[tablet]
-            return found, 0, len(found.tables)
-        best: tuple[TabletStore, int, int] | None = None
-        for tablet_store in self._store.tablets.values():
-            if tablet_store.damage:
-                continue
-            run = pick([table.size_bytes for table in tablet_store.tables])
-            if run and (best is None or len(tablet_store.tables) > len(best[0].tables)):
-                best = (tablet_store, *run)
-        return best
-
-    def _start(self) -> None:
-        chosen = None if self._closed else self._choose()
-        if chosen is None:
-            self._finish()
-            return
-        tablet, start, end = chosen
-        waiters = self._wanted.pop(tablet.tablet, [])
-        d = Deferred.fromCoroutine(self._compact(tablet, start, end))
-        d.addCallbacks(
-            self._compacted, self._failed, callbackArgs=(waiters,), errbackArgs=(tablet, waiters)
+        self._jobs = Background(
+            store.clock,
+            _RETRY_S,
+            choose=self._choose,
+            work=self._compact,
+            ended=self._ended,
+            after=done,
         )
+        self.request = self._jobs.request
+        self.forget = self._jobs.forget
+        self.check = self._jobs.check
 
-    def _compacted(self, _ignored: None, waiters: list[Deferred[None]]) -> None:
-        self._finish()
-        for waiter in waiters:
-            waiter.callback(None)
+    @property
+    def running(self) -> bool:
+        """Whether a compaction is under way or due."""
+        return self._jobs.running
 
-    def _failed(self, failure: Failure, tablet: TabletStore, waiters: list[Deferred[None]]) -> None:
-        if isinstance(failure.value, TableDamaged):
-            tablet.spoil(failure.value)
-        elif not failure.check(DiskFailed, NoSuchTablet):
+    def behind(self, tablet: int) -> bool:
+        """Whether a tablet has so many tables that its next one should wait for a compaction.
+
+        Not when compactions fail at the moment: waiting for them would be in vain.
+        """
+        found = self._store.tablets[tablet]
+        return len(found.tables) >= STALL_TABLES and not found.damage and not self._jobs.pausing
+
+    def _choose(self, wanted: Collection[int]) -> tuple[int, _Job] | None:
+        for tablet in wanted:
+            asked = self._store.tablets[tablet]
+            return tablet, _Job(asked, 0, len(asked.tables))
+        best: _Job | None = None
+        for found in self._store.tablets.values():
+            if found.damage:
+                continue
+            run = pick([table.size_bytes for table in found.tables])
+            if run and (best is None or len(found.tables) > len(best.tablet.tables)):
+                best = _Job(found, *run)
+        return None if best is None else (best.tablet.tablet, best)
+
+    def _ended(self, job: _Job, failure: Failure | None) -> bool:
+        later = False
+        if failure is not None and isinstance(failure.value, TableDamaged):
+            job.tablet.spoil(failure.value)
+        elif failure is not None and not failure.check(DiskFailed, NoSuchTablet):
+            later = True
             self._log.warn(
                 "Tablet {tablet} cannot be compacted now: {error}",
-                tablet=tablet.tablet,
+                tablet=job.tablet.tablet,
                 error=failure.getErrorMessage(),
             )
-            if not self._closed:
-                self._retry = self._store.clock.callLater(_RETRY_S, self._try_again)
-        self._finish()
-        for waiter in waiters:
-            waiter.errback(failure)
+        return later
 
-    def _try_again(self) -> None:
-        self._retry = None
-        self.check()
-
-    def _finish(self) -> None:
-        self.running = False
-        self.check()
-        if not self.running:
-            idle, self._idle = self._idle, []
-            for waiter in idle:
-                waiter.callback(None)
-
-    async def _compact(self, tablet: TabletStore, start: int, end: int) -> None:
-        """Merge tables [start, end) of a tablet, which stay as they are until the manifest changes."""
-        store = self._store
+    async def _compact(self, job: _Job) -> None:
+        """Merge some tables of a tablet, which stay as they are until the manifest changes."""
+        store, tablet, start, end = self._store, job.tablet, job.start, job.end
         inputs = [table.retain() for table in tablet.tables[start:end]]
         try:
             if not inputs:
@@ -254,17 +233,7 @@ class Compactor:
 
     def close(self) -> Deferred[None]:
         """Begin no more compactions; fire when the one under way has ended."""
-        self._closed = True
-        wanted, self._wanted = self._wanted, {}
-        for waiter in (waiter for waiters in wanted.values() for waiter in waiters):
-            waiter.errback(Overloaded("the engine is closing"))
+        ended = self._jobs.close()
         if self._merger is not None:
             self._merger.stop()
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-        ended: Deferred[None] = Deferred()
-        self._idle.append(ended)
-        if not self.running:
-            self._finish()
         return ended

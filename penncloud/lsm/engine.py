@@ -90,12 +90,13 @@ class Engine:
         merger: Merger | None = None,
     ) -> None:
         """`merger` does large compactions (None: they are done in slices in the reactor)."""
-        self._metrics = EngineMetrics(registry)
-        self._store = Store(disk, environment, options, self._metrics)
+        metrics = EngineMetrics(registry)
+        self._store = Store(disk, environment, options, metrics)
         self._tablets = self._store.tablets
         self._appender = Appender(self._store)
-        self._flusher = Flusher(self._store, self._flushed)
-        self._compactor = Compactor(self._store, merger)
+        self._compactor = Compactor(self._store, merger, self._compacted)
+        self._flusher = Flusher(self._store, self._flushed, self._must_compact)
+        metrics.watch(self._store, self._appender)
         self._scrubber = Scrubber(self._store, self._flusher)
 
     # -- opening and closing ------------------------------------------------------------------
@@ -116,7 +117,6 @@ class Engine:
         found = [self._open_tablet(tablet, tail) for tablet, tail in replay.tails.items()]
         self._compactor.check()
         self._scrubber.start()
-        self._measure()
         return found
 
     def _open_tablet(self, tablet: int, tail: TabletTail) -> TabletRecovery:
@@ -401,21 +401,21 @@ class Engine:
         """
         return self._appender.append(entries)
 
-    def _flushed(self, _store: TabletStore) -> None:
+    def _flushed(self) -> None:
         """A flush has ended, well or not."""
         self._appender.room_made(full=self._flusher.full)
         self._compactor.check()
-        self._measure()
 
-    def _measure(self) -> None:
-        metrics, store = self._metrics, self._store
-        metrics.memtable_bytes.set(store.memory_bytes)
-        metrics.log_segments.set(store.wal.segments)
-        metrics.tables.set(len(store.tables))
-        metrics.table_bytes.set(sum(table.size_bytes for table in store.tables.values()))
-        metrics.stalled.set(self._appender.stalled)
-        metrics.cache_hits.set(store.cache.hits)
-        metrics.cache_misses.set(store.cache.misses)
+    def _must_compact(self, tablet: int) -> bool:
+        """Whether flushes of a tablet have to wait for a compaction, which is then under way."""
+        if not self._compactor.behind(tablet):
+            return False
+        self._compactor.check()
+        return True
+
+    def _compacted(self) -> None:
+        """A compaction has ended, well or not."""
+        self._flusher.check()
 
     # -- committing ---------------------------------------------------------------------------
 

@@ -8,24 +8,27 @@ Theory of operation
     that is the checkpoint. The log below the oldest entry that no checkpoint holds is removed. (Where the
     log is long and there is nothing to flush, see `carrying`.)
 
+    A tablet that has far more tables than it should, because compactions do not keep up, is not flushed:
+    so memtables fill, and appends wait (see `appending`).
+
     On a full disk the frozen memtable stays, is read as before, and the flush is tried again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IDelayedCall
+from attrs import frozen
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.lsm.background import Background
 from penncloud.lsm.block import encode_runs
 from penncloud.lsm.building import build_table
 from penncloud.lsm.carrying import carry, holds_old_log
-from penncloud.lsm.errors import NoSuchTablet, Overloaded
+from penncloud.lsm.errors import NoSuchTablet
 from penncloud.lsm.manifest import Manifest, TabletState
 from penncloud.lsm.merging import merged_runs
 from penncloud.lsm.store import Store, reference
@@ -36,20 +39,37 @@ from penncloud.platform.errors import DiskFailed, DiskFull
 _RETRY_S: Final = 1.0
 
 
+@frozen
+class _Job:
+    """A flush of a tablet, or (`carried`) its waiting entries are to be written again."""
+
+    tablet: TabletStore
+    carried: bool = False
+
+
 class Flusher:
-    """Flushes one tablet at a time. `done(store)` is called after each."""
+    """Flushes one tablet at a time. `done()` is called after each, and `full` is up to date then."""
 
     _log = Logger()
 
-    def __init__(self, store: Store, done: Callable[[TabletStore], None]) -> None:
+    def __init__(
+        self, store: Store, done: Callable[[], None], waits: Callable[[int], bool]
+    ) -> None:
+        """`waits(tablet)`: its flushes have to wait for a compaction, unless asked for."""
         self._store = store
-        self._done = done
+        self._waits = waits
         self._providers: dict[int, Callable[[], bytes]] = {}
-        self._running = False
-        self._closed = False
-        self._retry: IDelayedCall | None = None
-        self._wanted: dict[int, list[Deferred[None]]] = {}
-        self._idle: list[Deferred[None]] = []
+        self._jobs = Background(
+            store.clock,
+            _RETRY_S,
+            choose=self._choose,
+            work=self._work,
+            ended=self._ended,
+            after=done,
+        )
+        self.request = self._jobs.request
+        self.check = self._jobs.check
+        self.close = self._jobs.close
         # The last flush found no room.
         self.full = False
 
@@ -59,17 +79,7 @@ class Flusher:
     def forget(self, tablet: int) -> None:
         """The tablet has been dropped."""
         self._providers.pop(tablet, None)
-        for waiter in self._wanted.pop(tablet, []):
-            waiter.errback(NoSuchTablet(tablet))
-
-    def request(self, tablet: int) -> Deferred[None]:
-        """Fire after a flush that begins from now on; fails with DiskFull as that does."""
-        if self._closed:
-            return fail(Overloaded("the engine is closing"))
-        waiter: Deferred[None] = Deferred()
-        self._wanted.setdefault(tablet, []).append(waiter)
-        self.check()
-        return waiter
+        self._jobs.forget(tablet)
 
     def committed(self, tablet: TabletStore) -> None:
         """Entries of a tablet have been committed: look whether that was enough for a flush."""
@@ -85,19 +95,22 @@ class Flusher:
         options = self._store.options
         return self._store.wal.segments * options.segment_bytes > options.log_bytes
 
-    def check(self) -> None:
-        """Start a flush, in a turn of its own, if one is due."""
-        if self._running or self._closed or self._retry is not None:
-            return
-        if self._choose() is not None or self._stuck() is not None:
-            self._running = True
-            self._store.clock.callLater(0, self._start)
+    def _choose(self, wanted: Collection[int]) -> tuple[int, _Job] | None:
+        for tablet in wanted:
+            return tablet, _Job(self._store.tablets[tablet])
+        due = self._due()
+        if due is not None:
+            return due.tablet, _Job(due)
+        stuck = holds_old_log(self._store) if self._log_is_long() else None
+        return None if stuck is None else (stuck.tablet, _Job(stuck, carried=True))
 
-    def _choose(self) -> TabletStore | None:
+    def _due(self) -> TabletStore | None:
         store, options = self._store, self._store.options
-        for tablet in self._wanted:
-            return store.tablets[tablet]
-        flushable = [one for one in store.tablets.values() if one.frozen or one.active.entries]
+        flushable = [
+            one
+            for one in store.tablets.values()
+            if (one.frozen or one.active.entries) and not self._waits(one.tablet)
+        ]
         if not flushable:
             return None
         if store.memory_bytes >= options.memtable_bytes:
@@ -112,66 +125,21 @@ class Flusher:
             return oldest if (oldest.needed_from or 0) < store.wal.active_from else None
         return None
 
-    def _stuck(self) -> TabletStore | None:
-        return holds_old_log(self._store) if self._log_is_long() else None
+    def _ended(self, job: _Job, failure: Failure | None) -> bool:
+        full = failure is not None and failure.check(DiskFull) is not None
+        if full and not self.full:
+            self._log.warn("No room for a flush: writes may be refused soon")
+        self.full = full or (self.full and failure is not None)
+        if failure is None or full or failure.check(DiskFailed, NoSuchTablet):
+            return full
+        self._log.failure("A flush of tablet {tablet}", failure, tablet=job.tablet.tablet)
+        return True
 
-    def _start(self) -> None:
-        store = None if self._closed else self._choose()
-        if store is None:
-            self._carry()
-            return
-        waiters = self._wanted.pop(store.tablet, [])
-        d = Deferred.fromCoroutine(self._flush(store))
-        d.addCallbacks(
-            self._flushed, self._failed, callbackArgs=(store, waiters), errbackArgs=(store, waiters)
-        )
-
-    def _carry(self) -> None:
-        stuck = None if self._closed else self._stuck()
-        if stuck is None:
-            self._finish(None)
-            return
-        d = Deferred.fromCoroutine(carry(self._store, stuck))
-        d.addCallbacks(
-            self._flushed, self._failed, callbackArgs=(stuck, []), errbackArgs=(stuck, [])
-        )
-
-    def _flushed(self, _ignored: None, store: TabletStore, waiters: list[Deferred[None]]) -> None:
-        self.full = False
-        self._finish(store)
-        for waiter in waiters:
-            waiter.callback(None)
-
-    def _failed(self, failure: Failure, store: TabletStore, waiters: list[Deferred[None]]) -> None:
-        if failure.check(DiskFull):
-            if not self.full:
-                self._log.warn("No room for a flush: writes may be refused soon")
-            self.full = True
-            self._try_later()
-        elif not failure.check(DiskFailed, NoSuchTablet):
-            self._log.failure("A flush of tablet {tablet}", failure, tablet=store.tablet)
-            self._try_later()
-        self._finish(store)
-        for waiter in waiters:
-            waiter.errback(failure)
-
-    def _try_later(self) -> None:
-        if not self._closed:
-            self._retry = self._store.clock.callLater(_RETRY_S, self._try_again)
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self.check()
-
-    def _finish(self, store: TabletStore | None) -> None:
-        self._running = False
-        if store is not None:
-            self._done(store)
-        self.check()
-        if not self._running:
-            idle, self._idle = self._idle, []
-            for waiter in idle:
-                waiter.callback(None)
+    async def _work(self, job: _Job) -> None:
+        if job.carried:
+            await carry(self._store, job.tablet)
+        else:
+            await self._flush(job.tablet)
 
     async def _flush(self, tablet: TabletStore) -> None:
         """One checkpoint. Raises DiskError, NoSuchTablet when the tablet was dropped meanwhile."""
@@ -218,18 +186,3 @@ class Flusher:
         tablet.frozen = [one for one in tablet.frozen if one not in flushed]
         store.recount()
         store.on_checkpoint(tablet.tablet, tablet.state)
-
-    def close(self) -> Deferred[None]:
-        """Begin no more flushes; fire when the one under way has ended."""
-        self._closed = True
-        wanted, self._wanted = self._wanted, {}
-        for waiter in (waiter for waiters in wanted.values() for waiter in waiters):
-            waiter.errback(Overloaded("the engine is closing"))
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-        ended: Deferred[None] = Deferred()
-        self._idle.append(ended)
-        if not self._running:
-            self._finish(None)
-        return ended

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+if TYPE_CHECKING:
+    from penncloud.lsm.appending import Appender
+    from penncloud.lsm.store import Store
 
 
 class EngineMetrics:
@@ -16,6 +22,11 @@ class EngineMetrics:
             "penncloud_lsm_log_segments", "Log segments in use", registry=registry
         )
         self.tables = Gauge("penncloud_lsm_tables", "Table files in use", registry=registry)
+        self.most_tables = Gauge(
+            "penncloud_lsm_most_tables",
+            "Tables of the tablet that has most: what a read may have to look into",
+            registry=registry,
+        )
         self.table_bytes = Gauge(
             "penncloud_lsm_table_bytes", "Size of the table files in use", registry=registry
         )
@@ -40,4 +51,23 @@ class EngineMetrics:
         self.cache_misses = Gauge(
             "penncloud_lsm_cache_misses", "Blocks read from files", registry=registry
         )
+        self.cache_bytes = Gauge(
+            "penncloud_lsm_cache_bytes", "Size of the blocks in the cache", registry=registry
+        )
         self.damaged = Gauge("penncloud_lsm_damaged_tablets", "Tablets damaged", registry=registry)
+
+    def watch(self, store: Store, appender: Appender) -> None:
+        """Let the gauges show these from now on, as they are whenever somebody asks."""
+        tablets, tables, cache = store.tablets, store.tables, store.cache
+        self.memtable_bytes.set_function(lambda: store.memory_bytes)
+        self.log_segments.set_function(lambda: store.wal.segments)
+        self.tables.set_function(lambda: len(tables))
+        self.most_tables.set_function(
+            lambda: max((len(one.tables) for one in tablets.values()), default=0)
+        )
+        self.table_bytes.set_function(lambda: sum(one.size_bytes for one in tables.values()))
+        self.stalled.set_function(lambda: appender.stalled)
+        self.cache_hits.set_function(lambda: cache.hits)
+        self.cache_misses.set_function(lambda: cache.misses)
+        self.cache_bytes.set_function(lambda: cache.size_bytes)
+        self.damaged.set_function(lambda: sum(bool(one.damage) for one in tablets.values()))

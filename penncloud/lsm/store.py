@@ -255,7 +255,6 @@ class Store:
 
     def _on_damage(self, store: TabletStore) -> None:
         """Report damage, and remember it in the manifest."""
-        self.metrics.damaged.set(sum(bool(other.damage) for other in self.tablets.values()))
         self.log.critical(
             "Tablet {tablet} is damaged: {reason}", tablet=store.tablet, reason=store.damage
         )

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from penncloud.lsm.compaction import Merger
 from penncloud.lsm.engine import Engine, TabletRecovery
 from penncloud.lsm.entry import DeleteEffect, Effect, Entry, PutEffect
 from penncloud.lsm.options import EngineOptions
@@ -47,10 +48,14 @@ async def no_threads(f: Any, *args: Any, **kwargs: Any) -> Any:
 class Machine:
     """One simulated node. `run` lets time pass until a result is there."""
 
-    def __init__(self, seed: int = 0, options: EngineOptions = SMALL) -> None:
+    def __init__(
+        self, seed: int = 0, options: EngineOptions = SMALL, merger: Merger | None = None
+    ) -> None:
         self.clock = Clock()
         self.random = random.Random(seed)
         self.options = options
+        self.merger = merger
+        self.registry = CollectorRegistry()
         self.disk = MemoryDisk(self.clock, self.random)
         self.engine: Engine = self._engine()
 
@@ -58,7 +63,14 @@ class Machine:
         environment = Environment(
             self.clock, lambda: 0.0, self.random, self.random.randbytes, no_threads
         )
-        return Engine(self.disk, environment, self.options, CollectorRegistry())
+        self.registry = CollectorRegistry()
+        return Engine(self.disk, environment, self.options, self.registry, self.merger)
+
+    def metric(self, name: str) -> float:
+        """Present value of one of the engine's metrics."""
+        value = self.registry.get_sample_value(f"penncloud_lsm_{name}")
+        assert value is not None, name
+        return value
 
     def run(self, work: Coroutine[Any, Any, _T] | Deferred[_T]) -> _T:
         """The result of `work`; raises what it raises, and Stuck when it never comes."""

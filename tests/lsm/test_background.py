@@ -8,10 +8,13 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from penncloud.lsm import compaction
 from penncloud.lsm.compaction import MAX_TABLES, pick
 from penncloud.lsm.errors import Overloaded, StoreDamaged, TableDamaged, TabletDamaged
 from penncloud.lsm.keys import HASH_SPACE
 from penncloud.lsm.memtable import StoredCell
+from penncloud.lsm.merge_job import MergeJob
+from penncloud.platform.child import ChildFailed
 from penncloud.platform.errors import DiskFull
 from penncloud.platform.memory_disk import Fault
 from tests.lsm.machine import SMALL, Machine, Stuck, delete, put
@@ -277,6 +280,86 @@ class FlushTests(SynchronousTestCase):
             except TabletDamaged:
                 outcomes.add("damaged")
         self.assertLessEqual({"manifest", "damaged"}, outcomes)
+
+
+class _SlowMerger:
+    """Merges that end when the test says so, and do not find what they need."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Deferred[bool]] = []
+
+    def merge(self, job: MergeJob) -> Deferred[bool]:
+        self.waiting.append(Deferred())
+        return self.waiting[-1]
+
+    def stop(self) -> None:
+        """Nothing is under way that would have to be ended."""
+
+
+class CompactionPressureTests(SynchronousTestCase):
+    """Compactions that do not keep up."""
+
+    def setUp(self) -> None:
+        self.patch(compaction, "_CHILD_BYTES", 0)
+        self.patch(compaction, "STALL_TABLES", 6)
+        self.merger = _SlowMerger()
+        self.machine = Machine(merger=self.merger)
+        self.machine.open()
+        self.machine.run(self.machine.engine.create_tablet(1, 0, HASH_SPACE))
+        self.version = 0
+
+    def _write(self) -> Deferred[None]:
+        self.version += 1
+        machine, version = self.machine, self.version
+        entry = machine.entry(1, version, put("row", str(version), "x" * 2000))
+        appended = machine.engine.append([entry])
+        return appended.addCallback(lambda _ignored: machine.engine.commit(1, version))
+
+    def _fill(self) -> list[Deferred[None]]:
+        """Write until the engine lets writes wait; those that do."""
+        for _ in range(300):
+            written = self._write()
+            self.machine.settle(0.05)
+            if not written.called:
+                return [written, self._write(), self._write()]
+        raise AssertionError("all writes were taken")
+
+    def test_writes_wait(self) -> None:
+        """With too many tables writes wait, metrics say so, reads go on; then all goes on in order."""
+        waiting = self._fill()
+        machine = self.machine
+        self.assertEqual(len(machine.engine._tablets[1].tables), 6)
+        self.assertLess(machine.engine._store.memory_bytes, SMALL.stall_bytes + 5000)
+        self.assertEqual(machine.metric("most_tables"), 6)
+        self.assertEqual(machine.metric("stalled_appends"), 3)
+        self.assertGreaterEqual(machine.metric("stalls_total"), 3)
+        self.assertEqual(len(machine.cells(1)), self.version - 3)
+        self.assertEqual(len(self.merger.waiting), 1)
+        machine.settle(60)
+        self.assertFalse(waiting[0].called)
+        self.patch(compaction, "_CHILD_BYTES", 2**40)
+        self.merger.waiting.pop().errback(ChildFailed("killed"))
+        for one in waiting:
+            machine.run(one)
+        machine.settle(60)
+        self.assertEqual(len(machine.cells(1)), self.version)
+        self.assertLess(machine.metric("most_tables"), 6)
+        self.assertEqual(machine.metric("stalled_appends"), 0)
+
+    def test_failing_compactions(self) -> None:
+        """While compactions fail, writes do not wait for them: tables are better than refusals."""
+        waiting = self._fill()
+        self.merger.waiting.pop().errback(ChildFailed("killed"))
+        for one in waiting:
+            self.machine.run(one)
+        tables = len(self.machine.engine._tablets[1].tables)
+        self.assertGreater(tables, 6)
+
+    def test_asked_for(self) -> None:
+        """A checkpoint that somebody asks for is made all the same: a split or a transfer needs it."""
+        self._fill()
+        self.machine.run(self.machine.engine.checkpoint(1))
+        self.assertEqual(len(self.machine.engine._tablets[1].tables), 7)
 
 
 class PickTests(SynchronousTestCase):
