@@ -28,10 +28,11 @@ from penncloud.client.table import (
     appended,
     scan_all,
 )
-from penncloud.judge import linearizability
+from penncloud.judge import linearizability, plain
 from penncloud.judge.history import History, Operation, Outcome
 from penncloud.judge.linearizability import Undecided
 from penncloud.platform.environment import Environment
+from penncloud.wire.messages import CompareAndPut
 
 # How long an operation may take once everything is well again.
 SETTLE_S: Final = 30.0
@@ -204,11 +205,33 @@ class Registers(Workload):
 
 
 class HotRegister(Registers):
-    """One cell for all."""
+    """One cell for all; some ask by hand, without request ids."""
 
     def __init__(self, chance: random.Random, prefix: str = "") -> None:
         super().__init__(chance, prefix)
         self._keys = self._keys[:1]
+
+    async def step(self, user: User) -> None:
+        key = self._keys[0]
+        expected = user.seen.get(key)
+        if expected is not None and user.chance.random() < 0.2:
+            await self._by_hand(user, key, expected)
+        else:
+            await super().step(user)
+
+    async def look(self, user: User) -> None:
+        """A comparison that cannot succeed is a read, too: it tells what is there."""
+        if user.chance.random() < 0.5:
+            await self._by_hand(user, self._keys[0], b"never written")
+        else:
+            await super().look(user)
+
+    async def _by_hand(self, user: User, key: str, expected: bytes) -> None:
+        value = user.unique()
+        request = CompareAndPut(key.encode(), b"v", expected, value)
+        access = user.access
+        asking = plain.compare_and_put(access.environment, access.table, request, user.deadline_s)
+        await self.ask(user, key, "cput", (expected, value), _nothing(asking))
 
 
 class Counters(Workload):

@@ -133,6 +133,7 @@ class Cluster:
         network = self.world.network
         network.cut.clear()
         network.slow.clear()
+        network.narrow.clear()
         network.quality.loss_rate = 0.0
         for host in self.hosts:
             host.disk.operations_left = None

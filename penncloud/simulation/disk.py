@@ -50,6 +50,19 @@ class SimulatedDisk(MemoryDisk):
         """Leave no room."""
         self.capacity_bytes -= self.free_bytes()
 
+    def rot(self, where: float) -> str:
+        """Flip one bit of what lies on the platter, at a share of all its bytes; in which file, if any."""
+        files = [
+            (path, inode.data) for path, inode in sorted(self._durable.items()) if inode is not None
+        ]
+        place = int(where * sum(len(data) for _, data in files))
+        for path, data in files:
+            if place < len(data):
+                data[place] ^= 1 << place % 8
+                return path
+            place -= len(data)
+        return ""
+
     def begin(self, what: str) -> Fault | None:
         if self.dead:
             return None

@@ -13,6 +13,7 @@ from typing import Protocol
 from attrs import frozen
 
 from penncloud.simulation.cluster import Cluster, Settings
+from penncloud.simulation.raft_oracle import raft_of
 
 
 class Fault(Protocol):
@@ -147,6 +148,23 @@ class SlowLink:
 
 
 @frozen
+class NarrowLink:
+    """Only so much gets from `source` to `target`."""
+
+    at_s: float
+    for_s: float
+    source: str
+    target: str
+    bytes_per_s: float
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.network.narrow[self.source, self.target] = self.bytes_per_s
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.network.narrow.pop((self.source, self.target), None)
+
+
+@frozen
 class Lossy:
     """Segments everywhere have to be sent again at this rate."""
 
@@ -228,6 +246,49 @@ class FullDisk:
 
     def end(self, cluster: Cluster) -> None:
         cluster.world.hosts[self.host].full(False)
+
+
+@frozen
+class WallJump:
+    """Somebody sets the wall clock of a machine, and later sets it right again."""
+
+    at_s: float
+    for_s: float
+    host: str
+    by_s: float
+
+    def begin(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].wall_skew_s += self.by_s
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].wall_skew_s -= self.by_s
+
+
+@frozen
+class Rot:
+    """One bit of what lies on a disk is wrong, `where` (0 to 1) among all of its bytes.
+
+    Nobody mends it: what was lost has to be fetched from others, if there are others that have it. The
+    machine is switched off meanwhile, so that what is wrong is read. Coordinators need all of them to begin:
+    until they have, nothing happens.
+    """
+
+    at_s: float
+    for_s: float
+    host: str
+    where: float
+
+    def begin(self, cluster: Cluster) -> None:
+        host = cluster.world.hosts[self.host]
+        rafts = [raft_of(coordinator) for coordinator in cluster.coordinators]
+        if not any(raft is not None and raft.log.commit for raft in rafts):
+            return
+        host.kill(power=True)
+        path = host.disk.rot(self.where)
+        cluster.world.trace.fact(self.host, f"has a wrong bit in {path or 'nothing'}")
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].start()
 
 
 @frozen
@@ -360,6 +421,21 @@ def slow_links(chance: random.Random, who: Who, at_s: float) -> Fault:
     return SlowLink(at_s, _length(chance), source, target, chance.choice((0.02, 0.3, 2.0)))
 
 
+def narrow_links(chance: random.Random, who: Who, at_s: float) -> Fault:
+    source, target = chance.sample(who.everyone, 2)
+    return NarrowLink(at_s, _length(chance), source, target, chance.choice((1e3, 1e4, 1e5)))
+
+
+def wall_jumps(chance: random.Random, who: Who, at_s: float) -> Fault:
+    by_s = chance.choice((-86_400, -300, -5, 5, 300, 86_400)) * chance.uniform(0.5, 1)
+    return WallJump(at_s, _length(chance), chance.choice(who.everyone), round(by_s, 3))
+
+
+def rot(chance: random.Random, who: Who, at_s: float) -> Fault:
+    """Of one coordinator, the same in every fault: of three one may be lost for good."""
+    return Rot(at_s, _length(chance), who.coordinators[-1], chance.random())
+
+
 def losses(chance: random.Random, _who: Who, at_s: float) -> Fault:
     return Lossy(at_s, _length(chance), chance.choice((0.01, 0.2)))
 
@@ -367,6 +443,12 @@ def losses(chance: random.Random, _who: Who, at_s: float) -> Fault:
 def resets(chance: random.Random, who: Who, at_s: float) -> Fault:
     every_s = chance.choice((0.01, 0.1, 0.5))
     return Resets(at_s, _length(chance), chance.choice(who.everyone), every_s)
+
+
+def storage_resets(chance: random.Random, who: Who, at_s: float) -> Fault:
+    """Answers get lost on their way."""
+    every_s = chance.choice((0.003, 0.02, 0.1))
+    return Resets(at_s, _length(chance), chance.choice(who.storages), every_s)
 
 
 def slow_disks(chance: random.Random, who: Who, at_s: float) -> Fault:

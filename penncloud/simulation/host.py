@@ -21,6 +21,7 @@ from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
 from penncloud.simulation.disk import DiskQuality, SimulatedDisk
 from penncloud.simulation.process import Process
+from penncloud.simulation.timeline import Event
 
 if TYPE_CHECKING:
     from penncloud.simulation.world import World
@@ -73,14 +74,15 @@ class Host:
         self.address = address
         self.clock_rate = clock_rate
         self.clock_origin_s = 1000.0
+        self.wall_skew_s = wall_skew_s
         self.powered = True
         self.counts = Counts()
         self.process: Process | None = None
         self.node: Node | None = None
         self._build = build
-        self._wall_skew_s = wall_skew_s
         self._full_bytes = capacity_bytes
-        self._wanted = False
+        # The start that is due, if one is.
+        self._due: Event | None = None
         # What was killed is kept: were it collected, its `finally` blocks would run at some time.
         self._past: list[tuple[Process, Node | None]] = []
         # No program has it yet: its clock stands still.
@@ -101,7 +103,10 @@ class Host:
 
     def start(self) -> None:
         """Switch the machine on and run the program."""
-        self.powered = self._wanted = True
+        self.powered = True
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
         if self.process is not None:
             return
         self.counts.starts += 1
@@ -113,7 +118,7 @@ class Host:
         self.disk.on_failure(lambda _: self._disk_failed(process))
         environment = Environment(
             reactor=process,
-            now=lambda: EPOCH_S + self._wall_skew_s + process.seconds(),
+            now=lambda: EPOCH_S + self.wall_skew_s + process.seconds(),
             random=self._chance("program"),
             entropy=self._chance("entropy").randbytes,
             run_in_thread=process.run_in_thread,
@@ -165,14 +170,8 @@ class Host:
         process.kill(power)
         self._past.append((process, self.node))
         self.node = None
-        self._wanted = False
         if back_in_s is not None:
-            self._wanted = True
-            self.world.timeline.after(back_in_s, self._back)
-
-    def _back(self) -> None:
-        if self._wanted:
-            self.start()
+            self._due = self.world.timeline.after(back_in_s, self.start)
 
     def restart(self) -> None:
         """Stop the program in order and start it again."""

@@ -33,7 +33,7 @@ class Quality:
 
     least_s: float = 0.0001
     most_s: float = 0.001
-    bytes_per_s: float = 100e6
+    bytes_per_s: float = 100e6  # of each link
     # Segments that have to be sent again, which takes RETRY_S.
     loss_rate: float = 0.0
     # Segments that are cut in two at a random byte.
@@ -51,6 +51,10 @@ class Network:
         self.cut: set[tuple[str, str]] = set()
         # Seconds added to what takes a link.
         self.slow: dict[tuple[str, str], float] = {}
+        # Bytes per second of a link, where it is less than usual.
+        self.narrow: dict[tuple[str, str], float] = {}
+        # When what was sent over a link so far is through.
+        self._busy_until_ns: dict[tuple[str, str], int] = {}
         self._hosts: dict[str, Host] = {}
         self._names: dict[str, str] = {}
         self._ports: dict[tuple[str, int], Port] = {}
@@ -95,12 +99,18 @@ class Network:
     # -- links -----------------------------------------------------------------------------------
 
     def delay_ns(self, source: Host, target: Host, size: int) -> int:
-        """How long `size` bytes take."""
-        quality = self.quality
-        delay_s = self.chance.uniform(quality.least_s, quality.most_s) + size / quality.bytes_per_s
+        """How long `size` bytes take, behind all that the link has to carry before them."""
+        quality, link = self.quality, (source.name, target.name)
+        delay_s = self.chance.uniform(quality.least_s, quality.most_s)
+        if size:
+            now_ns = self.timeline.now_ns
+            rate = self.narrow.get(link, quality.bytes_per_s)
+            begins_ns = max(now_ns, self._busy_until_ns.get(link, 0))
+            through_ns = self._busy_until_ns[link] = begins_ns + int(size * NS / rate)
+            delay_s += (through_ns - now_ns) / NS
         if quality.loss_rate and self.chance.random() < quality.loss_rate:
             delay_s += RETRY_S
-        delay_s += self.slow.get((source.name, target.name), 0.0)
+        delay_s += self.slow.get(link, 0.0)
         return int(delay_s * NS) + 1
 
     def reaches(self, source: Host, target: Host) -> bool:

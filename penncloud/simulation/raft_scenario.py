@@ -9,7 +9,7 @@ from typing import Final
 from attrs import frozen
 
 from penncloud.platform.environment import nothing_broken
-from penncloud.simulation.raft_world import Violation, World
+from penncloud.simulation.raft_world import Focus, Violation, World
 from penncloud.simulation.scenario import UNCUT, Limits, Result
 
 STEPS: Final = 3000
@@ -23,6 +23,7 @@ class RaftScenario:
 
     name: str = "raft"
     about: str = "the Raft core alone, its five properties checked at every step"
+    focus: Focus = ""
 
     def play(
         self,
@@ -34,14 +35,17 @@ class RaftScenario:
         """See `Scenario`."""
         steps = STEPS if limits.until_s is None else int(limits.until_s * STEPS_PER_S)
         result = Result(self.name, seed, trouble_s=steps / STEPS_PER_S)
-        size = 3 + 2 * (seed % 2)
-        world = World(seed, size, broken, result.trace.append if keep_trace else None)
+        size = 4 if self.focus == "members" else 3 + 2 * (seed % 2)
+        world = World(seed, size, broken, result.trace.append if keep_trace else None, self.focus)
         result.plan = [f"{size} voters, {steps} steps of trouble, then peace"]
         try:
             for _ in range(steps):
                 world.step()
             world.check_logs()
             world.converge()
+            if len(world.voters) >= 3:
+                world.deafen()
+                world.converge()
         except Violation as violation:
             result.violations.append(str(violation))
         except ValueError as error:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
 
 from attrs import define, field
 
@@ -24,6 +26,10 @@ from penncloud.raft.messages import (
     Snapshot,
 )
 from penncloud.raft.node import MembershipRefused, NotLeader, Options, Overloaded, RaftNode
+
+# What a history is about: anything; reigns so short that figure 8 of the paper happens; leaders that change
+# the membership as soon as they are elected.
+Focus = Literal["", "reigns", "members"]
 
 
 class Violation(AssertionError):
@@ -54,6 +60,7 @@ class World:
         size: int = 3,
         broken: Callable[[str], bool] = nothing_broken,
         note: Callable[[str], None] | None = None,
+        focus: Focus = "",
     ) -> None:
         self.note = note
         self.chance = random.Random(seed)
@@ -71,11 +78,24 @@ class World:
         self.trouble_rate = self.chance.choice((0.003, 0.01, 0.05))
         self.start_all = self.chance.random() < 0.5
         self.loss_rate = self.chance.choice((0.0, 0.03, 0.1))
-        self.trouble_weights = [self.chance.random() for _ in range(5)]
-        if seed % 4 == 1:
-            # Leaders that die before they commit: what figure 8 of the paper needs.
-            self.trouble_rate, self.start_all = 0.05, False
-            self.trouble_weights = [1.0, 1.1, 0.1, 0.1, 0.3]
+        self.trouble_weights = [self.chance.random() for _ in range(6)]
+        self.message_entries = self.chance.choice((1, 4))
+        self.membership_rate = self.chance.choice((0.0, 0.07, 0.2))
+        self.tick_rate = self.chance.choice((0.14, 0.14, 0.3))
+        # How often a leader dies when something is on its disk alone, and when it has just applied
+        # something; and anybody before what it says is on its disk.
+        self.behead_rate = self.chance.choice((0.0, 0.0, 0.0, 0.3))
+        self.torn_rate = self.chance.choice((0.0, 0.0, 0.1))
+        self.hasty = focus == "members"
+        if focus == "reigns":
+            self.trouble_rate, self.start_all, self.message_entries = 0.03, False, 1
+            self.trouble_weights = [0.0, 1.0, 0.0, 0.0, 0.3, 0.1]
+            self.behead_rate, self.tick_rate, self.membership_rate = 0.7, 0.2, 0.0
+        elif focus == "members":
+            self.trouble_rate = self.chance.choice((0.005, 0.01, 0.02))
+            self.trouble_weights = [0.2, 1.0, 0.2, 1.0, 1.0, 0.2]
+            self.behead_rate, self.tick_rate, self.membership_rate = 0.5, 0.3, 0.5
+            self.loss_rate = 0.0
         self.proposed = 0
         self.leaders: dict[int, str] = {}
         self.committed: dict[int, Entry] = {}
@@ -88,6 +108,13 @@ class World:
         for host in self.hosts.values():
             self.start(host)
 
+    @property
+    def voters(self) -> frozenset[str]:
+        """As the latest leader knows them."""
+        leader = max((h for h in self.hosts.values() if h.node), key=_leads)
+        assert leader.node is not None
+        return leader.node.membership.voters
+
     # -- machines --------------------------------------------------------------------------------
 
     def start(self, host: Host) -> None:
@@ -98,7 +125,7 @@ class World:
             random.Random(self.chance.random()),
             Options(
                 max_message_bytes=24,
-                max_message_entries=4,
+                max_message_entries=self.message_entries,
                 election_ticks=5,
             ),
             self.broken,
@@ -142,12 +169,26 @@ class World:
                 self.network.extend(host.ready.messages)
             return
         ready = host.ready
+        if host.stage == 0 and self.strikes(self.torn_rate):
+            self.crash(host)
+            return
+        if (
+            host.stage == 1
+            and ready.entries
+            and node.role == "leader"
+            and self.strikes(self.behead_rate)
+        ):
+            self.crash(host)
+            return
         if host.stage == 0:
             self.persist(host, ready)
         elif host.stage == 1 and not self.broken("send-before-persist"):
             self.network.extend(ready.messages)
         elif host.stage == 2:
             self.apply(host, ready)
+            if ready.committed and node.role == "leader" and self.strikes(self.behead_rate):
+                self.crash(host)
+                return
         elif host.stage == 3:
             node.advance(ready)
             host.ready = None
@@ -188,16 +229,27 @@ class World:
         if not self.calm and chance.random() < self.trouble_rate:
             self.trouble()
         up = [host for host in self.hosts.values() if host.node is not None]
-        roll = chance.random()
+        roll = chance.random() * (0.86 + self.tick_rate)
         if roll < 0.45 and self.network:
             self.deliver()
         elif roll < 0.80 and up:
             self.work(chance.choice(up))
-        elif roll < 0.94 and up:
+        elif roll < 0.80 + self.tick_rate and up:
             self.tick(chance.choice(up))
         elif up:
             self.client(chance.choice(up))
+        if self.hasty and not self.calm:
+            self.haste()
         self.check()
+
+    def haste(self) -> None:
+        """Leaders whose term has not begun yet are asked for another membership."""
+        for host in self.hosts.values():
+            node = host.node
+            begun = node is None or node.log.term(node.log.commit) == node.term
+            if node is not None and node.role == "leader" and not begun and self.strikes(0.1):
+                with suppress(NotLeader, Overloaded, MembershipRefused):
+                    self.change_membership(node)
 
     def tick(self, host: Host) -> None:
         # Safety must not hang on clocks: one of them runs at a quarter of the others' pace.
@@ -225,17 +277,19 @@ class World:
         node = host.node
         assert node is not None
         roll = self.chance.random()
+        if self.calm and roll > 0.05:
+            return
         try:
-            if roll < 0.55:
+            if roll < 0.62 - self.membership_rate:
                 self.proposed += 1
                 node.propose(b"c%d" % self.proposed)
-            elif roll < 0.80:
+            elif roll < 0.87 - self.membership_rate:
                 self.next_read += 1
                 host.reads[self.next_read] = self.done_index
                 node.read(self.next_read)
-            elif roll < 0.88:
+            elif roll < 0.95 - self.membership_rate:
                 self.snapshot(host)
-            elif roll < 0.93:
+            elif roll < 1.0 - self.membership_rate:
                 node.transfer(self.chance.choice(self.names))
             else:
                 self.change_membership(node)
@@ -248,7 +302,8 @@ class World:
         if host.ready is not None or not host.applied:
             return
         index, term, _ = host.applied[-1]
-        if index <= host.snapshot.index or index > node.log.stable_index:
+        # A leader's snapshot may have come that is not on the disk yet.
+        if index <= node.log.snapshot.index or index > node.log.stable_index:
             return
         membership = host.snapshot.membership
         for entry in host.entries:
@@ -280,11 +335,13 @@ class World:
         name, other = self.chance.choice(self.names), self.chance.choice(self.names)
         victim = self.chance.choice(leads or self.names)
         kind = self.chance.choices(
-            ("crash", "start", "cut", "isolate", "mend"), self.trouble_weights
+            ("crash", "start", "cut", "isolate", "mend", "behead"), self.trouble_weights
         )[0]
         self._note(f"trouble: {kind} {name} {other} {victim}")
         if kind == "crash" and self.hosts[name].node is not None:
             self.crash(self.hosts[name])
+        elif kind == "behead" and leads:
+            self.crash(self.hosts[victim])
         elif kind == "start":
             for host in self.hosts.values():
                 if host.node is None and (self.start_all or host.id == name):
@@ -298,9 +355,14 @@ class World:
         else:
             self.cut.clear()
 
+    def strikes(self, rate: float) -> bool:
+        return not self.calm and self.chance.random() < rate
+
     def heal(self) -> None:
-        """The faults end: everybody is up and reachable."""
+        """The faults end: everybody is up and reachable, messages are quicker than time-outs, and of
+        clients there are few."""
         self.calm = True
+        self.tick_rate = 0.14
         self.cut.clear()
         for host in self.hosts.values():
             if host.node is None:
@@ -356,3 +418,23 @@ class World:
                 self.check_logs()
                 return
         raise Violation("liveness: no convergence after the faults ended")
+
+    def deafen(self, steps: int = 6_000) -> None:
+        """Liveness while a fault lasts: a leader that is heard and hears nobody must not lead for ever."""
+        deaf = max((h for h in self.hosts.values() if h.node), key=_leads)
+        self._note(f"trouble: {deaf.id} hears nobody")
+        self.cut = {(peer, deaf.id) for peer in self.names}
+        for _ in range(steps):
+            self.step()
+            for host in self.hosts.values():
+                node = host.node
+                if node is None or host is deaf or node.role != "leader":
+                    continue
+                if node.log.term(node.log.commit) == node.term:
+                    return
+        raise Violation(f"liveness: {deaf.id} hears nobody, and nobody takes its place")
+
+
+def _leads(host: Host) -> tuple[bool, int]:
+    assert host.node is not None
+    return host.node.role == "leader", host.node.term

@@ -27,6 +27,7 @@ from penncloud.platform.environment import nothing_broken
 from penncloud.simulation.cluster import Cluster, Settings, drawn_settings
 from penncloud.simulation.faults import Fault, Nemesis, Who, draw
 from penncloud.simulation.process import Process
+from penncloud.simulation.raft_oracle import RaftOracle
 from penncloud.simulation.timeline import Standstill
 from penncloud.simulation.world import World
 
@@ -36,6 +37,8 @@ CALM_S: Final = 2.0
 STOP_S: Final = 30.0
 # After that everything has to work: bound of the whole of `settle`.
 SETTLED_WITHIN_S: Final = 120.0
+# And then, without users, until all replicas have the same.
+AGREED_WITHIN_S: Final = 30.0
 # Different errors of programs that are reported of one run.
 MAX_ERRORS: Final = 5
 
@@ -113,16 +116,18 @@ class ClusterScenario:
         """Raises nothing: whatever goes wrong is a violation."""
         world = World(f"{self.name}/{seed}", broken, keep_trace)
         run = _Run(self, world, seed, limits)
-        # Cycles that are collected at some time or other would run `finally` blocks then.
+        # Cycles that are collected at some time or other would run `finally` blocks then: what comes of
+        # programs that end halfway when the world is thrown away is nobody's fault.
         gc.collect()
         gc.disable()
         try:
             run.play()
+            return run.judge()
         except Standstill as standstill:
             run.result.violations.append(f"liveness: the world stands still: {standstill}")
+            return run.judge()
         finally:
             gc.enable()
-        return run.judge()
 
 
 class _Run:
@@ -155,6 +160,8 @@ class _Run:
         self._working: dict[object, Process] = {}
         self._access: Access | None = None
         self._cluster = Cluster(world, self._settings, self._program, self._audit)
+        self._raft = RaftOracle(self._cluster.coordinators)
+        world.observers["raft"] = self._raft.observe
         self.result.fault_count = len(self._faults)
         self.result.trouble_s = self._trouble_s
         self.result.plan = [
@@ -182,6 +189,8 @@ class _Run:
             return
         self._settle()
         self.result.counts["answered during trouble"] = answered
+        if not self.result.violations and not self._run(AGREED_WITHIN_S, self._raft.settled):
+            self._violated(f"liveness: the coordinators do not agree within {AGREED_WITHIN_S} s")
 
     def _run(self, seconds: float, done: Callable[[], bool] = lambda: False) -> bool:
         return self._world.run(seconds, done)
@@ -278,6 +287,9 @@ class _Run:
         if not result.violations:
             for workload in self._workloads:
                 result.violations.extend(workload.check())
+                # No verdict is no all-clear.
+                result.violations.extend(f"undecided: {what}" for what in workload.undecided)
+        result.violations.extend(self._raft.check())
         # Once each: a server that cannot start tries again and again.
         errors = list(dict.fromkeys(world.errors))[:MAX_ERRORS]
         result.violations.extend(f"internal error: {error}" for error in errors)
@@ -285,11 +297,11 @@ class _Run:
         result.counts |= {
             "operations": sum(workload.counts()[1] for workload in self._workloads),
             "answered": self._answered(),
-            "undecided": sum(len(workload.undecided) for workload in self._workloads),
             "faults": len(self._faults),
             "kills": sum(host.counts.kills for host in hosts),
             "pauses": sum(host.counts.pauses for host in hosts),
             "disk failures": sum(host.counts.disk_failures for host in hosts),
+            "elections": self._raft.elections,
             "simulated s": round(world.timeline.now_s, 3),
             "events": world.timeline.count,
         }

@@ -14,7 +14,7 @@ from penncloud.judge.workloads import (
     Registers,
     Watched,
 )
-from penncloud.simulation import faults
+from penncloud.simulation import ambush, faults
 from penncloud.simulation.cluster import Settings
 from penncloud.simulation.raft_scenario import RaftScenario
 from penncloud.simulation.scenario import ClusterScenario, Scenario
@@ -36,18 +36,27 @@ _SCENARIOS: Final[tuple[Scenario, ...]] = (
             faults.pauses,
             faults.cuts,
             faults.slow_links,
+            faults.narrow_links,
             faults.losses,
             faults.resets,
             faults.slow_disks,
             faults.failing_syncs,
             faults.full_disks,
+            faults.wall_jumps,
         ),
     ),
     ClusterScenario(
         "network",
         "the same cluster; only the network fails",
         _USERS,
-        (faults.cuts, faults.slow_links, faults.losses, faults.resets, faults.pauses),
+        (
+            faults.cuts,
+            faults.slow_links,
+            faults.narrow_links,
+            faults.losses,
+            faults.resets,
+            faults.pauses,
+        ),
     ),
     ClusterScenario(
         "disks",
@@ -81,6 +90,21 @@ _SCENARIOS: Final[tuple[Scenario, ...]] = (
             faults.slow_disks,
             faults.failing_syncs,
             faults.full_disks,
+            faults.wall_jumps,
+            faults.rot,
+        ),
+        Settings(coordinators=3),
+    ),
+    ClusterScenario(
+        "elections",
+        "three coordinators; whoever votes is killed, whoever is elected stands still",
+        (Flags, Registers),
+        (
+            ambush.elections,
+            ambush.elections,
+            faults.coordinator_kills,
+            faults.coordinator_pauses,
+            faults.coordinator_cuts,
         ),
         Settings(coordinators=3),
     ),
@@ -91,7 +115,19 @@ _SCENARIOS: Final[tuple[Scenario, ...]] = (
         (faults.power_cuts_while_slow,),
         Settings(clients=4),
     ),
+    ClusterScenario(
+        "retries",
+        "the same cluster; connections break while answers are under way",
+        (Appends, Counters),
+        (faults.storage_resets, faults.storage_resets, faults.losses, faults.slow_links),
+    ),
     RaftScenario(),
+    RaftScenario(
+        "reigns", "the Raft core alone; leaders die as soon as they have done anything", "reigns"
+    ),
+    RaftScenario(
+        "members", "the Raft core alone; leaders change the membership at once", "members"
+    ),
     ClusterScenario("calm", "the same cluster; nothing fails", _USERS, ()),
 )
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from penncloud.platform.environment import nothing_broken
-from penncloud.platform.errors import PennCloudError
+from penncloud.platform.errors import DiskError
 from penncloud.simulation.host import Build, Host
 from penncloud.simulation.network import Network
 from penncloud.simulation.process import Process
 from penncloud.simulation.timeline import NS, Timeline
 from penncloud.simulation.trace import Trace
+
+# Errors that are ordered here, and that a server rightly logs.
+TO_BE_EXPECTED: Final = (DiskError,)
 
 
 class World:
@@ -37,6 +40,8 @@ class World:
         self.hosts: dict[str, Host] = {}
         # What no program may do: an exception that nobody caught, a critical log line.
         self.errors: list[str] = []
+        # Called after each turn of a process, while no code of any process runs: to see, and to strike.
+        self.observers: dict[object, Callable[[Process], None]] = {}
         self._seed = seed
         self._pids = 1000
         self._running: Process | None = None
@@ -81,6 +86,9 @@ class World:
             self.internal_error(process.host.name, Failure())
         finally:
             self._running = before
+        if before is None and self.observers:
+            for observe in list(self.observers.values()):
+                observe(process)
 
     def internal_error(self, who: str, failure: Failure) -> None:
         """A program has done what no program may do."""
@@ -90,7 +98,7 @@ class World:
     def _observe(self, event: Any) -> None:
         who = self._running.host.name if self._running is not None else "-"
         failure = event.get("log_failure")
-        if failure is not None and not failure.check(PennCloudError):
+        if failure is not None and not failure.check(*TO_BE_EXPECTED):
             self.errors.append(f"{who}: {formatEvent(event)}\n{failure.getTraceback()}")
         elif failure is None and event.get("log_level") is LogLevel.critical:
             self.errors.append(f"{who}: {formatEvent(event)}")
