@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from penncloud.cli import (
     agent,
+    backup,
     ca,
     coordinator,
     down,
@@ -44,6 +45,7 @@ _GROUPS = (
     ca,
     install,
     agent,
+    backup,
     lsm,
     raft,
     simulate,

@@ -24,6 +24,8 @@ from penncloud.rpc.registration import Assign, Registration, identity
 from penncloud.rpc.server import RpcServerFactory
 from penncloud.rpc.switch import SwitchFactory
 from penncloud.storage.assignment import Assignment, BadAssignment
+from penncloud.storage.backup import BackupServer, WriteGate
+from penncloud.storage.backup_messages import HeldTablet
 from penncloud.storage.dedup import CorruptTable
 from penncloud.storage.factory import TextFactory
 from penncloud.storage.metrics import export
@@ -65,7 +67,9 @@ class StorageNode:
         clock = environment.reactor
         engine = Engine(disk, environment, _engine_options(role), registry, merger)
         self._tablets = Tablets(role.id, clock, engine, environment.broken)
-        self._text = TextFactory(clock, self._tablets, role.pipeline_depth, slow_s=role.slow_s)
+        gate = WriteGate(self._tablets)
+        self._backup = BackupServer(clock, engine, gate, self._led)
+        self._text = TextFactory(clock, gate, role.pipeline_depth, slow_s=role.slow_s)
         self._assignment: Assignment | None = None
         self._rpc: RpcServerFactory | None = None
         self._listening: IListeningPort | None = None
@@ -91,7 +95,9 @@ class StorageNode:
             self._tablets.serve(self._assignment.tablets)
         except (StoreDamaged, NewerFormat, CorruptTable, BadAssignment, DiskError) as error:
             raise ConfigurationError(f"data directory {role.data_dir}: {error}") from error
-        self._rpc = RpcServerFactory(environment, Calls(), secret=secret)
+        calls = Calls()
+        self._backup.serve(calls)
+        self._rpc = RpcServerFactory(environment, calls, secret=secret)
         switch = SwitchFactory(
             environment.reactor,
             self._rpc,
@@ -117,6 +123,7 @@ class StorageNode:
             await maybeDeferred(self._listening.stopListening)
         if self._registration is not None:
             await self._registration.stop()
+        self._backup.stop()
         try:
             await self._tablets.stop()
         except DiskError as error:
@@ -125,6 +132,12 @@ class StorageNode:
         if self._rpc is not None:
             self._rpc.close_all()
         await self._disk.close()
+
+    def _led(self) -> list[HeldTablet]:
+        """The tablets that this server is the primary of and serves."""
+        served = {tablet.id for tablet in self._tablets.tablets}
+        assigned = self._assignment.tablets if self._assignment is not None else []
+        return [HeldTablet(a.id, a.lo, a.hi, a.epoch) for a in assigned if a.id in served]
 
     async def _assigned(self, assign: Assign) -> None:
         assert self._assignment is not None
