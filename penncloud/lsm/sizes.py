@@ -47,12 +47,15 @@ def split_point(store: TabletStore) -> int | None:
     total = sum(size for _key, size in blocks)
     below = 0
     best: tuple[int, int] | None = None
+    last = -1
     for key, size in blocks:
         point = hash_of(key)
-        if store.state.lo < point < store.state.hi:
+        # Of a row that begins in an earlier block that one would be above the point, too.
+        if point != last and store.state.lo < point < store.state.hi:
             uneven = abs(total - 2 * below)
             if best is None or uneven < best[0]:
                 best = (uneven, point)
         below += size
+        last = point
     # A point that leaves less than an eighth on one side is not worth a split.
     return best[1] if best is not None and best[0] * 4 <= total * 3 else None

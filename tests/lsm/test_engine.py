@@ -272,6 +272,15 @@ class SplitTests(SynchronousTestCase):
                 (one.version, one.entry_cfg, one.meta, len(one.tail)), (2, 1, b"blob", tail)
             )
 
+    def test_one_large_row(self) -> None:
+        """Where nearly all is one row there is no point to cut at, whatever stands beside it."""
+        machine = self.machine
+        machine.run(machine.engine.create_tablet(9, 0, HASH_SPACE))
+        machine.write(9, 1, *(put("large", str(n), "x" * 200) for n in range(100)))
+        machine.write(9, 2, *(put(f"row{n}", "c", "x") for n in range(20)))
+        machine.run(machine.engine.checkpoint(9))
+        self.assertIsNone(machine.engine.split_point(9))
+
     def test_refused(self) -> None:
         """Nothing with effects may be lost, and the place has to be committed."""
         engine = self.machine.engine
