@@ -11,7 +11,7 @@ from penncloud.cli._columns import columns
 from penncloud.cli._directory import with_directory
 from penncloud.cli._exits import DONE
 from penncloud.cli._target import add_target
-from penncloud.client.directory import ClusterView, Directory
+from penncloud.client.directory import ClusterView, Directory, NodeInfo, TabletInfo
 from penncloud.rpc.endpoints import address_text
 
 
@@ -67,12 +67,27 @@ def as_document(view: ClusterView) -> dict[str, list[dict[str, object]]]:
                 "cfg": tablet.epoch,
                 "primary": tablet.primary,
                 "members": tablet.members,
+                "learners": tablet.learners,
+                "leaving": tablet.leaving,
                 "lag": tablet.lag,
                 "state": tablet.state,
             }
             for tablet in view.tablets
         ],
     }
+
+
+def _node_state(node: NodeInfo) -> str:
+    draining = node.draining and node.state != "drained"
+    words = [node.state, *["disabled"] * (not node.enabled), *["draining"] * draining]
+    return ", ".join(words)
+
+
+def _others(tablet: TabletInfo) -> str:
+    """Who holds it besides the primary: `+` is to join, `-` is to leave."""
+    others = [member for member in tablet.members if member != tablet.primary]
+    named = [f"-{one}" if one in tablet.leaving else one for one in others]
+    return " ".join([*named, *(f"+{learner}" for learner in tablet.learners)]) or "-"
 
 
 def as_text(view: ClusterView) -> str:
@@ -82,7 +97,7 @@ def as_text(view: ClusterView) -> str:
             node.id,
             address_text(node.host, node.port),
             node.pid,
-            node.state if node.enabled else f"{node.state}, disabled",
+            _node_state(node),
         )
         for node in view.nodes
     ]
@@ -96,7 +111,7 @@ def as_text(view: ClusterView) -> str:
             f"{tablet.lo:08x}-{tablet.hi:08x}",
             tablet.epoch,
             tablet.primary or "-",
-            " ".join(member for member in tablet.members if member != tablet.primary) or "-",
+            _others(tablet),
             " ".join(f"{member}:{lag}" for member, lag in sorted(tablet.lag.items())) or "-",
             tablet.state,
         )

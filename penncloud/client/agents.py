@@ -20,7 +20,7 @@ from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.client import RpcClient
-from penncloud.rpc.errors import Refusal, RpcError
+from penncloud.rpc.errors import CallTimedOut, Disconnected, Refusal, RpcError
 
 # Longer than an agent lets a server take to end in order, before it kills it.
 CALL_TIMEOUT_S: Final = 30.0
@@ -29,6 +29,8 @@ CALL_TIMEOUT_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 3.0
 
 NO_SUCH_SERVER: Final = "NO_SUCH_SERVER"
+# Refusal of an agent whose servers are started by somebody else.
+NOT_SUPERVISED: Final = "NOT_SUPERVISED"
 
 
 class StartServer(msgspec.Struct, tag="agent-start", frozen=True):
@@ -45,6 +47,24 @@ class StopServer(msgspec.Struct, tag="agent-stop", frozen=True):
 
 class RestartServer(msgspec.Struct, tag="agent-restart", frozen=True):
     """Call: end it in order and start it; answered when it has been started."""
+
+    id: str
+
+
+class AddServer(msgspec.Struct, tag="agent-add", frozen=True):
+    """Call: configure one more server of this role and start it; answered with it. Roles: storage.
+
+    Refusals: WRONG_ROLE, NOT_POSSIBLE (no free port, say), NOT_SUPERVISED.
+    """
+
+    role: str
+
+
+class RemoveServer(msgspec.Struct, tag="agent-remove", frozen=True):
+    """Call: end a server in order and forget it: it is not started again; its data stays on the disk.
+
+    Answered when it is down. Refusals: NO_SUCH_SERVER, WRONG_ROLE, NOT_SUPERVISED.
+    """
 
     id: str
 
@@ -72,7 +92,7 @@ class Servers(msgspec.Struct, tag="agent-servers", frozen=True):
     servers: list[SupervisedServer]
 
 
-Action = StartServer | StopServer | RestartServer
+Action = StartServer | StopServer | RestartServer | RemoveServer
 
 
 class AgentUnreachable(PennCloudError):
@@ -109,6 +129,26 @@ class AgentControl:
         """Stop and start a server; returns when its new process runs."""
         await self._act(RestartServer(node_id))
 
+    async def remove(self, node_id: str) -> None:
+        """Stop a server and have its agent forget it; its data stays. Raises NoSuchNode,
+        AgentUnreachable, Refusal."""
+        await self._act(RemoveServer(node_id))
+
+    async def add(self, role: str) -> SupervisedServer:
+        """Have the first agent that answers configure and start one more server.
+
+        Raises AgentUnreachable, Refusal (a role that cannot be added, no free port).
+        """
+        failures = []
+        for agent in self._fallback:
+            try:
+                [server] = (await self._ask(agent, AddServer(role))).servers
+            except (CallTimedOut, Disconnected) as error:
+                failures.append(f"the agent at {agent}: {error}")
+            else:
+                return server
+        raise AgentUnreachable("; ".join(failures) or "there is no agent here")
+
     async def servers(self, agent: str) -> list[SupervisedServer]:
         """What the agent at host:port supervises."""
         return (await self._ask(agent, ListServers())).servers
@@ -143,7 +183,7 @@ class AgentControl:
         # A server that never registered is not in the directory.
         return list(dict.fromkeys([*self._fallback, *self._seen.values()]))
 
-    async def _ask(self, agent: str, call: Action | ListServers) -> Servers:
+    async def _ask(self, agent: str, call: Action | AddServer | ListServers) -> Servers:
         host, port = parse_address(agent)
         secret = load_secret(self._cluster, host)
         client = RpcClient(self._environment, host, port, secret=secret, roles=("agent",))

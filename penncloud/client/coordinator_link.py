@@ -27,11 +27,15 @@ from penncloud.client.directory import ClusterView, NodeInfo, NoSuchNode
 from penncloud.client.table import Refused, Unavailable, Watching
 from penncloud.coordinator.messages import (
     AddCoordinator,
+    DrainServer,
     Enabled,
     EnableNode,
+    ForceTablet,
     GroupChanged,
     NodesChanged,
     RemoveCoordinator,
+    RemoveServer,
+    ServerChanged,
     Subscribe,
     TransferLeadership,
     ViewCluster,
@@ -139,9 +143,28 @@ class CoordinatorDirectory:
         """Begin to hand leadership over to a coordinator, or to any. Raises Refused, Unavailable."""
         await self._change(TransferLeadership(node_id))
 
-    async def _change(self, message: msgspec.Struct) -> None:
+    async def drain_server(self, node_id: str, draining: bool) -> None:
+        """Have a storage server give its tablets away, or hold some again; they move by and by.
+
+        Raises Refused (there would be too few others), Unavailable.
+        """
+        await self._change(DrainServer(node_id, draining), ServerChanged)
+
+    async def remove_server(self, node_id: str, accept_data_loss: bool = False) -> None:
+        """Forget a storage server that does not run any more. Raises Refused (it holds tablets, or
+        runs), Unavailable."""
+        await self._change(RemoveServer(node_id, accept_data_loss), ServerChanged)
+
+    async def force_primary(self, tablet: int, node_id: str) -> None:
+        """Make a storage server a tablet's primary and only member, with what it has: what others had
+        more is lost. Raises Refused, Unavailable."""
+        await self._change(ForceTablet(tablet, node_id), ServerChanged)
+
+    async def _change(
+        self, message: msgspec.Struct, answer: type[msgspec.Struct] = GroupChanged
+    ) -> None:
         try:
-            await self._ask(message, GroupChanged)
+            await self._ask(message, answer)
         except Refusal as refusal:
             raise Refused(refusal.code, refusal.text) from refusal
 

@@ -6,7 +6,7 @@ It listens by rpc (`client.agents` has the calls) and registers with the coordin
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from attrs import frozen
@@ -14,12 +14,14 @@ from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from penncloud.client.agents import SupervisedServer
+from penncloud.client.agents import NO_SUCH_SERVER, SupervisedServer
 from penncloud.cluster import cluster_file
 from penncloud.cluster.agent_calls import CALLERS, AgentCalls
 from penncloud.cluster.certificates import admin_certificate
 from penncloud.cluster.cluster_file import ClusterFile
+from penncloud.cluster.growth import Growth
 from penncloud.cluster.layout import Layout
+from penncloud.cluster.ports import is_free
 from penncloud.cluster.supervisor import Launch, Pace, Supervised
 from penncloud.cluster.topology import Server, Topology, in_stop_order
 from penncloud.platform.config import Agent, Cluster
@@ -28,6 +30,7 @@ from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import listen_internal
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
+from penncloud.rpc.errors import Refusal
 from penncloud.rpc.registration import Identity, Registration
 from penncloud.rpc.server import RpcServerFactory
 
@@ -83,29 +86,22 @@ class AgentNode:
     ) -> None:
         self._environment = environment
         self._layout = layout
-        self._topology = topology
+        self.topology = topology
+        self._launch = launch
         self._cluster = cluster
         self._config = config
         self._changed = changed
         self._written: ClusterFile | None = None
-        self.processes: Mapping[str, Supervised] = {
-            server.id: Supervised(
-                server.id,
-                launch(server),
-                environment.reactor,
-                Pace.of(config),
-                self._process_changed,
-            )
-            for server in topology.servers
-        }
+        self.processes: dict[str, Supervised] = {}
+        self._children: dict[str, _Child] = {}
+        for server in topology.servers:
+            self._supervise(server)
         host = topology.public_host
         identity = Identity(ROLE, config.id, host, topology.agent_port, os.getpid())
         self._registration = Registration(environment, cluster, identity)
         calls = Calls()
-        roles = {server.id: server.role for server in topology.servers}
-        AgentCalls(
-            {each.id: _Child(each, roles[each.id]) for each in self.processes.values()}
-        ).serve(calls)
+        AgentCalls(self._children).serve(calls)
+        Growth(layout, self, is_free, environment.now).serve(calls)
         self._server = RpcServerFactory(
             environment, calls, secret=load_secret(cluster, topology.host)
         )
@@ -113,7 +109,7 @@ class AgentNode:
 
     async def start(self) -> None:
         """Listen and start every server; raises ConfigurationError when it cannot listen."""
-        topology = self._topology
+        topology = self.topology
         self._listening = await listen_internal(
             self._environment, topology.host, topology.agent_port, self._server, CALLERS
         )
@@ -126,7 +122,7 @@ class AgentNode:
         if self._listening is not None:
             await maybeDeferred(self._listening.stopListening)
         await self._registration.stop()
-        for group in in_stop_order(self._topology.servers):
+        for group in in_stop_order(self.topology.servers):
             await gatherResults([self.processes[server.id].stop() for server in group])
         self._server.close_all()
 
@@ -134,6 +130,35 @@ class AgentNode:
         """End all that still runs, now; `stop` then finishes at once."""
         for process in self.processes.values():
             process.kill()
+
+    # -- servers that come and go ----------------------------------------------------------------
+
+    def _supervise(self, server: Server) -> Supervised:
+        process = self.processes[server.id] = Supervised(
+            server.id,
+            self._launch(server),
+            self._environment.reactor,
+            Pace.of(self._config),
+            self._process_changed,
+        )
+        self._children[server.id] = _Child(process, server.role)
+        return process
+
+    def begin(self, server: Server) -> None:
+        """Supervise and start one more server, which `topology` has."""
+        self._supervise(server).start()
+
+    async def end(self, node_id: str) -> None:
+        """Stop a server and supervise it no more."""
+        await self.processes[node_id].stop()
+        self.processes.pop(node_id, None)
+        self._children.pop(node_id, None)
+
+    async def describe(self, node_id: str) -> SupervisedServer:
+        """Raises Refusal for a server that is not here."""
+        if node_id not in self._children:
+            raise Refusal(NO_SUCH_SERVER, f"this agent has no server {node_id}")
+        return await self._children[node_id].describe()
 
     # -- cluster.json ----------------------------------------------------------------------------
 
@@ -145,11 +170,11 @@ class AgentNode:
         """Bring DIR/cluster.json up to date; a disk that refuses does not stop the servers."""
         pids = {node_id: process.pid for node_id, process in self.processes.items()}
         document = cluster_file.describe(
-            self._topology,
+            self.topology,
             self._config.id,
             os.getpid(),
             pids,
-            admin_certificate(self._layout, self._topology),
+            admin_certificate(self._layout, self.topology),
         )
         if document == self._written:
             return

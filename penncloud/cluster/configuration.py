@@ -124,7 +124,8 @@ def write_all(layout: Layout, topology: Topology, settings: Sequence[Setting]) -
     for server in topology.servers:
         wanted[server.id, server.role] = _keys(layout, topology, server)
     for (node_id, role), keys in wanted.items():
-        _write(layout.configuration(node_id), role, {"cluster": cluster, role: keys}, settings)
+        derived = {"cluster": cluster, role: keys}
+        _write(layout.configuration(node_id), role, derived, settings)
     ids = {node_id for node_id, _ in wanted}
     for path in layout.etc.glob("*-*.toml"):
         if path.stem not in ids:
@@ -133,7 +134,8 @@ def write_all(layout: Layout, topology: Topology, settings: Sequence[Setting]) -
 
 def _write(path: Path, role: str, derived: Document, settings: Sequence[Setting]) -> None:
     before: Document = read_file(str(path)) if path.exists() else {}
-    after = {name: {**before.get(name, {}), **keys} for name, keys in derived.items()}
+    kept = before or _sibling(path, role)
+    after = {name: {**kept.get(name, {}), **keys} for name, keys in derived.items()}
     for setting in settings:
         if setting.section not in after:
             continue
@@ -146,6 +148,14 @@ def _write(path: Path, role: str, derived: Document, settings: Sequence[Setting]
     section(SECTIONS[role], after[role], f"{path}: [{role}]")
     if after != before:
         replace_file(path, to_toml(after).encode(), 0o600)
+
+
+def _sibling(path: Path, role: str) -> Document:
+    """The file of another server of the role, or else of any: what the administrator has set there, a
+    server that is added has from the beginning."""
+    there = sorted(path.parent.glob("*-*.toml"))
+    same = [one for one in there if one.stem.rpartition("-")[0] == role]
+    return read_file(str((same or there)[0])) if there else {}
 
 
 def _cluster_keys(layout: Layout, topology: Topology) -> dict[str, Any]:

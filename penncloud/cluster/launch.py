@@ -79,7 +79,6 @@ class Launcher:
     _say: Callable[[str], None]
     _locked: Callable[[], None]
     _agent: AgentNode | None = None
-    _topology: Topology | None = None
     _listening: set[str] = field(factory=set)
     _hopeless: str = ""
     _stopping: bool = False
@@ -135,8 +134,8 @@ class Launcher:
             launch=lambda server: role_launch(environment.reactor, layout, server),
             changed=self._changed,
         )
-        self._topology, self._agent = topology, agent
-        renewal = LoopingCall(self._renew_certificates, topology)
+        self._agent = agent
+        renewal = LoopingCall(self._renew_certificates)
         renewal.clock = environment.reactor
         try:
             await agent.start()
@@ -150,7 +149,9 @@ class Launcher:
                 renewal.stop()
             await agent.stop()
 
-    def _renew_certificates(self, topology: Topology) -> None:
+    def _renew_certificates(self) -> None:
+        assert self._agent is not None
+        topology = self._agent.topology
         try:
             made = make_certificates(self._order.layout, topology, self._environment.now)
         except ConfigurationError as error:
@@ -200,9 +201,10 @@ class Launcher:
             self._tell(process.id, "stopped")
 
     def _tell(self, node_id: str, text: str) -> None:
-        assert self._topology is not None
-        port = next(server.port for server in self._topology.servers if server.id == node_id)
-        address = address_text(self._topology.public_host, port)
+        assert self._agent is not None
+        topology = self._agent.topology
+        port = next((server.port for server in topology.servers if server.id == node_id), 0)
+        address = address_text(topology.public_host, port)
         self._say(f"{node_id:<16}{address:<24}{text}")
 
     def _why(self, topology: Topology) -> str:

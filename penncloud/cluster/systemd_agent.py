@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
+from penncloud.cluster import growth
 from penncloud.cluster.agent_calls import CALLERS, AgentCalls
 from penncloud.cluster.systemd import Systemctl, units_of
 from penncloud.cluster.systemd_units import unit_name
@@ -57,6 +58,7 @@ class SystemdAgent:
         self._config = config
         calls = Calls()
         AgentCalls(units_of(servers, systemctl)).serve(calls)
+        growth.serve_none(calls)
         self._server = RpcServerFactory(
             environment, calls, secret=load_secret(cluster, config.host)
         )

@@ -36,6 +36,8 @@ DEFAULT_COUNTS: Final[Mapping[str, int]] = {
 _OFFSETS: Final = {"agent": 420, "coordinator": 520, "storage": 620}
 _METRICS_OFFSET: Final = 1000
 _MAX_SERVERS: Final = 100
+# The command that takes a server with data away.
+_REMOVED_BY: Final = {"storage": "node", "coordinator": "coordinator"}
 # How far to search: a host that has more ports in use than that has another problem.
 _SEARCH: Final = 500
 
@@ -105,11 +107,11 @@ def plan(wanted: Wanted, remembered: Topology | None, is_free: IsFree) -> Topolo
         )
     ports = _Ports(host, is_free, _chosen_ports(before))
     known = {server.id: server for server in before.servers}
-    servers = _public(wanted, counts, known, ports)
+    servers = _public(wanted, counts, before, ports)
     base = servers[0].port
     agent_port = ports.choose(before.agent_port, base + _OFFSETS["agent"])
     for role in ("coordinator", "storage"):
-        for node_id in _ids(role, counts[role]):
+        for node_id in _ids(role, counts[role], before):
             was = known[node_id].port if node_id in known else 0
             servers.append(Server(role, node_id, ports.choose(was, base + _OFFSETS[role])))
     servers.sort(key=lambda server: ROLES.index(server.role))
@@ -130,8 +132,12 @@ def _chosen_ports(before: Topology) -> frozenset[int]:
     return frozenset(chosen)
 
 
-def _ids(role: str, count: int) -> list[str]:
-    return [f"{role}-{number}" for number in range(1, count + 1)]
+def _ids(role: str, count: int, before: Topology) -> list[str]:
+    """Those that are there, and new ones with higher numbers: one that was removed is not taken again."""
+    numbers = sorted(int(server.id.rpartition("-")[2]) for server in before.of(role))[:count]
+    first = numbers[-1] + 1 if numbers else 1
+    numbers += range(first, first + count - len(numbers))
+    return [f"{role}-{number}" for number in numbers]
 
 
 def _counts(wanted: Wanted, before: Topology) -> dict[str, int]:
@@ -146,7 +152,7 @@ def _counts(wanted: Wanted, before: Topology) -> dict[str, int]:
         if role in ("storage", "coordinator") and count < running:
             raise ConfigurationError(
                 f"{option} {count}: this cluster has {running}, and each holds data;"
-                " servers can be added here, not taken away"
+                f" take one away by `penncloud {_REMOVED_BY[role]} remove`"
             )
         counts[role] = count
     if counts["coordinator"] not in COORDINATOR_COUNTS:
@@ -157,16 +163,17 @@ def _counts(wanted: Wanted, before: Topology) -> dict[str, int]:
 
 
 def _public(
-    wanted: Wanted, counts: Mapping[str, int], known: Mapping[str, Server], ports: _Ports
+    wanted: Wanted, counts: Mapping[str, int], before: Topology, ports: _Ports
 ) -> list[Server]:
     """The servers whose ports people know: balancer, frontends, mail."""
+    known = {server.id: server for server in before.servers}
     base = DEFAULT_BASE_PORT if "lb-1" not in known else known["lb-1"].port
     base = base if wanted.base_port is None else wanted.base_port
     smtp = DEFAULT_SMTP_PORT if "smtp-1" not in known else known["smtp-1"].port
     smtp = smtp if wanted.smtp_port is None else wanted.smtp_port
     servers = [Server("lb", "lb-1", ports.take("lb-1", base, "--base-port"))]
     for role, first, option in (("http", base + 1, "--base-port"), ("smtp", smtp, "--smtp-port")):
-        for number, node_id in enumerate(_ids(role, counts[role])):
+        for number, node_id in enumerate(_ids(role, counts[role], before)):
             servers.append(Server(role, node_id, ports.take(node_id, first + number, option)))
     return servers
 
@@ -209,6 +216,29 @@ class _Ports:
         raise ConfigurationError(
             f"no free port on {self._host} from {start} on: choose another --base-port"
         )
+
+
+def grown(topology: Topology, role: str, is_free: IsFree) -> tuple[Topology, Server]:
+    """The topology with one more server of the role, on free ports; nothing else changes.
+
+    Raises ConfigurationError when there is no port left, or no more servers may be.
+    """
+    count = len(topology.of(role)) + 1
+    if count > _MAX_SERVERS:
+        raise ConfigurationError(f"at most {_MAX_SERVERS} servers of a role")
+    ports = _Ports(topology.host, is_free, _chosen_ports(topology))
+    base = topology.agent_port - _OFFSETS["agent"]
+    port = ports.choose(0, base + _OFFSETS[role])
+    metrics_port = ports.choose(0, base + _METRICS_OFFSET)
+    server = Server(role, _ids(role, count, topology)[-1], port, metrics_port)
+    servers = sorted([*topology.servers, server], key=lambda one: ROLES.index(one.role))
+    return evolve(topology, servers=tuple(servers)), server
+
+
+def without(topology: Topology, node_id: str) -> Topology:
+    """The topology when that server is gone."""
+    left = tuple(server for server in topology.servers if server.id != node_id)
+    return evolve(topology, servers=left)
 
 
 def in_stop_order(servers: Sequence[Server]) -> list[list[Server]]:

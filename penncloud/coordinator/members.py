@@ -244,9 +244,10 @@ class Members:
         self._after_beat()
 
     def write_down_all(self) -> None:
-        """Those who registered here while another led, or nobody."""
+        """Those who registered here while another led, or nobody; not one that is dead, and may have
+        been removed for that."""
         for session in self.sessions.values():
-            if not session.registering:
+            if not session.registering and self.detector.state(session.id) != "dead":
                 session.registering = True
                 work = self._write_down(session.node, session.incarnation)
                 Deferred.fromCoroutine(work).addBoth(self._written_down, session)

@@ -123,3 +123,40 @@ class TransferLeadership(msgspec.Struct, tag="transfer-leadership", frozen=True)
 
 class GroupChanged(msgspec.Struct, tag="group-changed", frozen=True):
     """Answer to AddCoordinator, RemoveCoordinator and TransferLeadership."""
+
+
+class DrainServer(msgspec.Struct, tag="drain-server", frozen=True):
+    """Call: a storage server gives its tablets away (or, `draining` False, may hold some again); answered
+    with ServerChanged once that is decided: the tablets then move by and by.
+
+    Refusals: NO_SUCH_NODE, WRONG_ROLE, TOO_FEW (other storage servers for as many copies as there shall be).
+    """
+
+    id: str
+    draining: bool
+
+
+class RemoveServer(msgspec.Struct, tag="remove-server", frozen=True):
+    """Call: a storage server that does not run any more is gone for good; answered with ServerChanged.
+
+    Refusals: NO_SUCH_NODE, WRONG_ROLE, STILL_RUNS, HOLDS_TABLETS (unless `accept_data_loss`: the copies
+    are given up, and a tablet whose only copy it was begins anew), LAST_COPY (nobody could begin it).
+    """
+
+    id: str
+    accept_data_loss: bool = False
+
+
+class ForceTablet(msgspec.Struct, tag="force-tablet", frozen=True):
+    """Call: make a storage server a tablet's primary and only member with what it has; answered with
+    ServerChanged. What other members had more is lost.
+
+    Refusals: NO_SUCH_TABLET, NO_SUCH_NODE, NOT_LIVE, NO_COPY, STALE (something has changed: look again).
+    """
+
+    tablet: int
+    primary: str
+
+
+class ServerChanged(msgspec.Struct, tag="server-changed", frozen=True):
+    """Answer to DrainServer, RemoveServer and ForceTablet."""

@@ -9,6 +9,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from penncloud.coordinator.administration import Administration
 from penncloud.coordinator.assignments import Assignments
 from penncloud.coordinator.decisions import Decisions, Timing
 from penncloud.coordinator.directory import DirectoryServer
@@ -86,6 +87,7 @@ class CoordinatorNode:
         copies = cluster.replication_factor
         self._assignments = Assignments(environment, copies, self.decisions, self._members)
         self._proposals = Proposals(environment, self.decisions, self._assignments)
+        self._administration = Administration(environment, copies, self.decisions, self._members)
         self._leader = Leader(
             environment,
             role,
@@ -124,6 +126,7 @@ class CoordinatorNode:
         self._directory.serve(calls)
         self.group.serve(calls)
         self._proposals.serve(calls)
+        self._administration.serve(calls)
         self._rpc = RpcServerFactory(
             environment, calls, secret=secret, hooks=Hooks(closed=self._lost)
         )

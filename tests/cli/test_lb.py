@@ -114,6 +114,8 @@ class DirectoryCommandTests(SynchronousTestCase):
                     "cfg": 2,
                     "primary": "storage-1",
                     "members": ["storage-1", "storage-2"],
+                    "learners": [],
+                    "leaving": [],
                     "lag": {"storage-2": 5},
                     "state": "degraded",
                 }

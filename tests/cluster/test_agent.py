@@ -17,6 +17,7 @@ from penncloud.client.directory import MemoryDirectory, NodeInfo, NoSuchNode
 from penncloud.client.table import Unavailable
 from penncloud.cluster import cluster_file
 from penncloud.cluster.agent import AgentNode
+from penncloud.cluster.configuration import recall
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.ports import is_free
 from penncloud.cluster.supervisor import Ended, Supervised
@@ -25,7 +26,7 @@ from penncloud.platform.config import Agent, Cluster
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.process import real_environment
 from penncloud.platform.threads import BoundedPool
-from penncloud.rpc.errors import RpcError
+from penncloud.rpc.errors import Refusal, RpcError
 from tests.cluster.fake_process import FakeLauncher
 from tests.processes.cluster import free_block
 
@@ -141,6 +142,41 @@ class AgentTests(TestCase):
         document = cluster_file.read(self.layout)
         assert document is not None
         self.assertEqual(document.storage[0].pid, 101)
+
+    async def test_a_server_is_added(self) -> None:
+        """One more storage server gets a free port and a file, and runs; it stays after a restart."""
+        self.launchers["storage-2"] = FakeLauncher()
+        server = await self.control(self.address).add("storage")
+        self.assertEqual((server.id, server.state, server.pid), ("storage-2", "running", 100))
+        document = cluster_file.read(self.layout)
+        assert document is not None
+        self.assertEqual([one.id for one in document.storage], ["storage-1", "storage-2"])
+        remembered = recall(self.layout)
+        assert remembered is not None
+        self.assertEqual([one.id for one in remembered.of("storage")], ["storage-1", "storage-2"])
+        await self.control().stop("storage-1")
+        with self.assertRaisesRegex(Refusal, "WRONG_ROLE"):
+            await self.control(self.address).add("http")
+
+    async def test_a_server_is_removed(self) -> None:
+        """It ends, is not started again, and its files of configuration go; nobody else's do."""
+        self.launchers["storage-2"] = FakeLauncher()
+        control = self.control(self.address)
+        await control.add("storage")
+        self.directory.set()
+        await control.remove("storage-2")
+        self.assertFalse(self.launchers["storage-2"].last.alive)
+        self.assertNotIn("storage-2", self.agent.processes)
+        self.assertFalse(self.layout.configuration("storage-2").exists())
+        self.assertTrue(self.layout.configuration("storage-1").exists())
+        document = cluster_file.read(self.layout)
+        assert document is not None
+        self.assertEqual([one.id for one in document.storage], ["storage-1"])
+        with self.assertRaises(NoSuchNode):
+            await control.remove("storage-2")
+        with self.assertRaisesRegex(Refusal, "WRONG_ROLE"):
+            await control.remove("lb-1")
+        await self.agent.stop()
 
     async def test_stops_in_order(self) -> None:
         """First those that take requests, last those that others need."""

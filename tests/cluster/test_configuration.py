@@ -69,6 +69,16 @@ class ConfigurationTests(SynchronousTestCase):
         self.assertEqual((kept.id, kept.memtable_bytes), ("storage-2", 4096))
         self.assertEqual(kept.split_bytes, 1_000_000)
 
+    def test_a_server_that_is_added(self) -> None:
+        """It begins with what the administrator has set for the others of its role."""
+        setting = parse_setting("storage.memtable_bytes=100000")
+        write_all(self.layout, self.topology, [setting])
+        more = plan(Wanted(counts={"storage": 4}), self.topology, anything)
+        write_all(self.layout, more, [])
+        document = read_file(str(self.layout.configuration("storage-4")))
+        self.assertEqual(document["storage"]["memtable_bytes"], 100000)
+        self.assertEqual(document["storage"]["id"], "storage-4")
+
     def test_servers_that_are_no_more(self) -> None:
         """The file of a frontend that was taken away does not bring it back."""
         write_all(self.layout, self.topology, [])

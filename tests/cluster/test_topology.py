@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from penncloud.cluster.topology import Topology, Wanted, in_stop_order, plan
+from penncloud.cluster.topology import Topology, Wanted, in_stop_order, plan, without
 from penncloud.platform.errors import ConfigurationError
 
 
@@ -88,6 +88,15 @@ class PlanTests(SynchronousTestCase):
         """Fewer storage servers than before would lose data: refused."""
         first = plan(Wanted(), None, anything)
         self.assertIn("--storage 2", self.refused(Wanted(counts={"storage": 2}), first))
+
+    def test_one_was_removed(self) -> None:
+        """The others keep their names and ports, and a new one gets a name that was not used."""
+        first = without(plan(Wanted(counts={"storage": 4}), None, anything), "storage-2")
+        self.assertEqual(plan(Wanted(), first, anything), first)
+        second = plan(Wanted(counts={"storage": 4}), first, anything)
+        names = [server.id for server in second.of("storage")]
+        self.assertEqual(names, ["storage-1", "storage-3", "storage-4", "storage-5"])
+        self.assertEqual(ports(second, "storage"), [8700, 8702, 8703, 8701])
 
     def test_moved_base(self) -> None:
         """A new base port moves what people type and leaves the rest."""
