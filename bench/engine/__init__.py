@@ -1,5 +1,6 @@
 """The storage engine beside rocksdict, plyvel, sqlite3 and lmdb, at the same durability.
 
+    pip install -e '.[bench]'
     python -m bench.engine [--cells 1000000] [--batch 1000] [--runs 3] [--stores ours,rocksdict,...]
 
 Each store loads the same cells in the same batches, every batch durable before the next, then reads, scans

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -24,8 +25,9 @@ LINES = {
     "mixed_us": "mixed, us/operation",
     "mixed_cpu_us": "mixed, CPU us/operation",
     "size_bytes": "on disk, MB",
+    "amplification": "written to the disk while loading, times the data",
     "peak_mb": "peak memory, MB",
-    "stall_ms": "longest reactor stall, ms",
+    "stall_ms": "longest reactor stall under writes, ms",
     "stall_cpu_ms": "the same in CPU, ms",
 }
 
@@ -41,7 +43,9 @@ def main() -> None:
     names = []
     for name in arguments.stores.split(","):
         if name in PEERS and importlib.util.find_spec(name) is None:
-            print(f"{name}: left out, not installed", file=sys.stderr)
+            print(
+                f"{name}: left out, not installed (pip install 'penncloud[bench]')", file=sys.stderr
+            )
         else:
             names.append(name)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
@@ -49,6 +53,7 @@ def main() -> None:
         for name in names:
             runs[name].append(_run(name, arguments))
     _print(runs, arguments)
+    _print_memtable()
 
 
 def _run(name: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -68,7 +73,9 @@ def _print(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespac
     print(
         f"{arguments.cells} cells of 100 bytes, {arguments.batch} made durable together, ", end=""
     )
-    print(f"medians of {arguments.runs}\n")
+    print(f"medians of {arguments.runs}")
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, load average {load}\n")
     print("| | " + " | ".join(medians) + " |")
     print("|---|" + "---|" * len(medians))
     for key, title in LINES.items():
@@ -79,6 +86,31 @@ def _print(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespac
                 value /= 1e6
             shown.append("" if value is None else f"{value:.3g}")
         print(f"| {title} | " + " | ".join(shown) + " |")
+    for ours in (name for name in medians if name.startswith("ours")):
+        _print_ratios(ours, runs)
+
+
+def _print_ratios(ours: str, runs: dict[str, list[dict[str, float]]]) -> None:
+    """The median over the rounds of our figure by a peer's of the same round: less is better."""
+    peers = [name for name in runs if not name.startswith("ours") and runs[name]]
+    print(f"\n| CPU of {ours} by that of | " + " | ".join(peers) + " |")
+    print("|---|" + "---|" * len(peers))
+    for key in (key for key in LINES if "_cpu_us" in key):
+        shown = []
+        for peer in peers:
+            pairs = zip(runs[ours], runs[peer], strict=True)
+            shown.append(f"{statistics.median(mine[key] / its[key] for mine, its in pairs):.2g}")
+        print(f"| {LINES[key]} | " + " | ".join(shown) + " |")
+
+
+def _print_memtable() -> None:
+    command = [sys.executable, "-m", "bench.engine.run", "memtable"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"\nA full memtable takes {found['memtable']:.2f} times its rows, columns and values; "
+        f"the engine counts {found['counted']:.2f} times."
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -31,25 +32,47 @@ def _cpu() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
+def _written() -> int:
+    """Bytes that this process and its ended children have had written to the disk."""
+    with open("/proc/self/io") as file:
+        found = dict(line.split(": ") for line in file)
+    return int(found["write_bytes"])
+
+
+class Phase:
+    """One phase: its wall clock and CPU, without what the bench itself does in `own`."""
+
+    def __init__(self, values: dict[str, float], name: str, operations: int) -> None:
+        self._values = values
+        self._name = name
+        self._operations = operations
+
+    def __enter__(self) -> Phase:
+        self._wall, self._cpu = time.monotonic(), _cpu()
+        return self
+
+    def own(self, work: Callable[[], list[Any]]) -> list[Any]:
+        """Do something that is not to be measured: make the cells of a batch."""
+        wall, cpu = time.monotonic(), time.thread_time()
+        result = work()
+        self._wall += time.monotonic() - wall
+        self._cpu += time.thread_time() - cpu
+        return result
+
+    def __exit__(self, *_ignored: object) -> None:
+        wall, cpu = time.monotonic() - self._wall, _cpu() - self._cpu
+        self._values[f"{self._name}_us"] = wall / self._operations * 1e6
+        self._values[f"{self._name}_cpu_us"] = cpu / self._operations * 1e6
+
+
 class Figures:
     """Microseconds of wall clock and CPU per operation, by phase."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
 
-    def phase(self, name: str, operations: int) -> Any:
-        figures = self
-
-        class Phase:
-            def __enter__(self) -> None:
-                self.wall, self.cpu = time.monotonic(), _cpu()
-
-            def __exit__(self, *_ignored: object) -> None:
-                wall, cpu = time.monotonic() - self.wall, _cpu() - self.cpu
-                figures.values[f"{name}_us"] = wall / operations * 1e6
-                figures.values[f"{name}_cpu_us"] = cpu / operations * 1e6
-
-        return Phase()
+    def phase(self, name: str, operations: int) -> Phase:
+        return Phase(self.values, name, operations)
 
 
 class Stalls:
@@ -99,10 +122,15 @@ async def measure(
     chance = random.Random(2)
     if isinstance(store, Ours):
         await store.open()
-    with figures.phase("load", count):
+    before, data_bytes = _written(), 0
+    with figures.phase("load", count) as phase:
         for start in range(0, count, batch):
-            await store.write([cell(n) for n in range(start, min(count, start + batch))])
+            numbers = range(start, min(count, start + batch))
+            cells = phase.own(lambda numbers=numbers: [cell(n) for n in numbers])  # type: ignore[misc]
+            data_bytes += sum(len(row) + len(col) + len(value) for row, col, value in cells)
+            await store.write(cells)
         await store.settle()
+    figures.values["amplification"] = (_written() - before) / data_bytes
     figures.values["size_bytes"] = _size(path)
     reads = min(count, 100_000)
     for name, suffix in (("hit", b""), ("miss", b"x")):
@@ -125,9 +153,7 @@ async def measure(
         stalls.stop()
         figures.values["stall_ms"] = stalls.wall * 1e3
         figures.values["stall_cpu_ms"] = stalls.cpu * 1e3
-    extra = await store.close()
-    if "written_bytes" in extra:
-        figures.values["stalls"] = extra["stalls"]
+    await store.close()
     figures.values["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return figures.values
 
@@ -136,17 +162,39 @@ async def _mixed(store: Store, figures: Figures, cell: Callable[[int], Cell], co
     """As many reads as writes, in turns of 100."""
     chance = random.Random(3)
     operations = min(count, 50_000)
-    with figures.phase("mixed", operations):
+    with figures.phase("mixed", operations) as phase:
         for _ in range(operations // 200):
-            await store.write([cell(chance.randrange(count)) for _ in range(100)])
-            for _read in range(100):
-                row, col, _value = cell(chance.randrange(count))
+            cells = phase.own(lambda: [cell(chance.randrange(count)) for _ in range(200)])
+            await store.write(cells[:100])
+            for row, col, _value in cells[100:]:
                 assert store.get(row, col) is not None
 
 
 def _size(path: str) -> float:
     names = [os.path.join(where, name) for where, _, files in os.walk(path) for name in files]
     return float(sum(os.stat(name).st_blocks * 512 for name in names))
+
+
+def memtable() -> dict[str, float]:
+    """Memory of a full memtable of such cells, by byte of rows, columns and values in it.
+
+    Row, column and value of each cell come as new objects, as from a connection.
+    """
+    from penncloud.lsm.entry import Entry, PutEffect
+    from penncloud.lsm.memtable import Memtable
+
+    count = 50_000
+    cell, _rows = cells_of(count, 1)
+    table, data_bytes = Memtable(0), 0
+    tracemalloc.start()
+    before, _peak = tracemalloc.get_traced_memory()
+    for version in range(count):
+        row, col, value = cell(version)
+        data_bytes += len(row) + len(col) + len(value)
+        effect = PutEffect(bytes(bytearray(row)), bytes(bytearray(col)), bytes(bytearray(value)))
+        table.apply([Entry(1, version, 1, b"", 0, (effect,), b"")])
+    after, _peak = tracemalloc.get_traced_memory()
+    return {"memtable": (after - before) / data_bytes, "counted": table.size_bytes / data_bytes}
 
 
 def main(name: str, count: int, batch: int, directory: str) -> None:
@@ -173,4 +221,7 @@ def main(name: str, count: int, batch: int, directory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    if sys.argv[1] == "memtable":
+        print(json.dumps(memtable()))
+    else:
+        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

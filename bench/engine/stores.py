@@ -12,6 +12,10 @@ from typing import Any, Protocol
 Cell = tuple[bytes, bytes, bytes]
 
 
+# What each store may keep of its files in memory (lmdb maps its file: the system decides).
+CACHE_BYTES = 32 * 2**20
+
+
 class Store(Protocol):
     """`write` is durable on return; keys of the peers are row, a zero byte, column."""
 
@@ -20,7 +24,7 @@ class Store(Protocol):
     def scan_row(self, row: bytes) -> Iterator[bytes]: ...
     def scan_all(self) -> Iterator[bytes]: ...
     async def settle(self) -> None: ...
-    async def close(self) -> dict[str, float]: ...
+    async def close(self) -> None: ...
 
 
 class _Peer:
@@ -29,8 +33,8 @@ class _Peer:
     async def settle(self) -> None:
         """Their background work has no end that one could wait for."""
 
-    async def close(self) -> dict[str, float]:
-        return {}
+    async def close(self) -> None:
+        """The process ends with the run."""
 
 
 class Lmdb(_Peer):
@@ -68,7 +72,9 @@ class Plyvel(_Peer):
     def __init__(self, path: str) -> None:
         import plyvel
 
-        self._db = plyvel.DB(path, create_if_missing=True, bloom_filter_bits=10)
+        self._db = plyvel.DB(
+            path, create_if_missing=True, bloom_filter_bits=10, lru_cache_size=CACHE_BYTES
+        )
 
     async def write(self, cells: Sequence[Cell]) -> None:
         with self._db.write_batch(sync=True) as batch:
@@ -94,6 +100,7 @@ class Rocksdict(_Peer):
         options.create_if_missing(True)
         table = rocksdict.BlockBasedOptions()
         table.set_bloom_filter(10, False)
+        table.set_block_cache(rocksdict.Cache(CACHE_BYTES))
         options.set_block_based_table_factory(table)
         self._rocksdict = rocksdict
         self._db = rocksdict.Rdict(path, options)
@@ -129,6 +136,7 @@ class Sqlite(_Peer):
         self._db = sqlite3.connect(os.path.join(path, "db"))
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute(f"PRAGMA cache_size=-{CACHE_BYTES // 1024}")
         self._db.execute("CREATE TABLE cells (k BLOB PRIMARY KEY, v BLOB) WITHOUT ROWID")
 
     async def write(self, cells: Sequence[Cell]) -> None:
@@ -178,7 +186,7 @@ class Ours:
         self._disk = RealDisk(path, reactor)
         self._registry = CollectorRegistry()
         environment = Environment(reactor, time.time, random.Random(1), os.urandom, none)
-        options = evolve(EngineOptions(), compression=compression)
+        options = evolve(EngineOptions(), compression=compression, block_cache_bytes=CACHE_BYTES)
         merger = ProcessMerger(reactor, path)
         self._engine = Engine(self._disk, environment, options, self._registry, merger)
         self._versions = [0] * self.TABLETS
@@ -230,11 +238,6 @@ class Ours:
 
         await deferLater(self._reactor, seconds)
 
-    async def close(self) -> dict[str, float]:
-        def value(name: str) -> float:
-            return self._registry.get_sample_value(f"penncloud_lsm_{name}_total") or 0.0
-
-        written = sum(map(value, ("logged_bytes", "flushed_bytes", "compacted_bytes")))
+    async def close(self) -> None:
         await self._engine.close()
         await self._disk.close()
-        return {"written_bytes": written, "stalls": value("stalls")}
