@@ -135,8 +135,10 @@ class GroupTests(TestCase):
         await self._known(lambda v: self._roles(v) == ["follower", "follower", "leader"])
         self._server("storage", 1)
         self._server("storage", 2)
-        tablets = self.nodes[1].decisions.machine.state.tablets
-        await self._until(lambda: len(tablets) == 4 and all(t.primary for t in tablets.values()))
+        machine = self.nodes[1].decisions.machine
+        await self._until(
+            lambda: len([t for t in machine.state.tablets.values() if t.primary]) == 4
+        )
         await self._agreed()
         views = [await self._directory(number).view() for number in (1, 2, 3)]
         self.assertEqual([len(view.tablets) for view in views], [4, 4, 4])
