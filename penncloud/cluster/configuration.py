@@ -119,10 +119,11 @@ def write_all(layout: Layout, topology: Topology, settings: Sequence[Setting]) -
     Raises ConfigurationError for a setting that no section takes or that follows from the topology.
     """
     make_secret(layout)
+    scheme = "https" if _has_certificate(layout, settings) else "http"
     cluster = _cluster_keys(layout, topology)
     wanted = {("agent-1", "agent"): _agent_keys(topology)}
     for server in topology.servers:
-        wanted[server.id, server.role] = _keys(layout, topology, server)
+        wanted[server.id, server.role] = _keys(layout, topology, server, scheme)
     for (node_id, role), keys in wanted.items():
         derived = {"cluster": cluster, role: keys}
         _write(layout.configuration(node_id), role, derived, settings)
@@ -178,7 +179,7 @@ def _agent_keys(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _keys(layout: Layout, topology: Topology, server: Server) -> dict[str, Any]:
+def _keys(layout: Layout, topology: Topology, server: Server, scheme: str) -> dict[str, Any]:
     host = topology.public_host
     keys: dict[str, Any] = {
         "id": server.id,
@@ -195,18 +196,32 @@ def _keys(layout: Layout, topology: Topology, server: Server) -> dict[str, Any]:
     if server.role == "coordinator":
         keys["expect_storage"] = len(topology.of("storage"))
     if server.role == "http":
-        keys["lb_url"] = address_to_open(topology)
+        keys["lb_url"] = address_to_open(topology, scheme)
     return keys
 
 
-def address_to_open(topology: Topology) -> str:
+def _has_certificate(layout: Layout, settings: Sequence[Setting]) -> bool:
+    """Whether the balancer speaks HTTPS, by what is set now or was before."""
+    for setting in reversed(settings):
+        if (setting.section, setting.key) == ("lb", "tls_cert"):
+            return bool(setting.value)
+    path = layout.configuration("lb-1")
+    return path.exists() and bool(read_file(str(path)).get("lb", {}).get("tls_cert"))
+
+
+def scheme_of(layout: Layout) -> str:
+    """What the balancer of a cluster whose files are written speaks: "http" or "https"."""
+    return "https" if _has_certificate(layout, ()) else "http"
+
+
+def address_to_open(topology: Topology, scheme: str = "http") -> str:
     """What to type into a browser."""
     host = topology.public_host
     if is_loopback(host):
         host = "localhost"
     elif ":" in host:
         host = f"[{host}]"
-    return f"http://{host}:{topology.of('lb')[0].port}/"
+    return f"{scheme}://{host}:{topology.of('lb')[0].port}/"
 
 
 def make_secret(layout: Layout) -> None:

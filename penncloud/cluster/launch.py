@@ -26,6 +26,7 @@ from penncloud.cluster.configuration import (
     Setting,
     address_to_open,
     recall,
+    scheme_of,
     write_all,
 )
 from penncloud.cluster.layout import Layout
@@ -141,7 +142,7 @@ class Launcher:
             await agent.start()
             renewal.start(CHECK_S, now=False).addErrback(self._not_renewed)
             if await self._ready(topology):
-                served(address_to_open(topology))
+                served(address_to_open(topology, scheme_of(self._order.layout)))
                 await stop
         finally:
             self._stopping = True
@@ -173,8 +174,9 @@ class Launcher:
 
         waits = [self._watch(server, topology, given_up) for server in topology.servers]
         await gatherResults([Deferred.fromCoroutine(wait) for wait in waits], consumeErrors=True)
+        address = address_to_open(topology, scheme_of(self._order.layout))
         while not given_up():
-            if await serves_login(clock, topology.host, address_to_open(topology)):
+            if await serves_login(clock, topology.host, address):
                 return True
             await deferLater(clock, _POLL_S)
         if self._stopping:

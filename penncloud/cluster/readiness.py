@@ -13,7 +13,10 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent, ResponseFailed, ResponseNeverReceived, readBody
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IPolicyForHTTPS
+from zope.interface import implementer
 
+from penncloud.platform.tls import AnybodysCertificate
 from penncloud.rpc.endpoints import address_text, client_endpoint
 
 _POLL_S: Final = 0.1
@@ -46,17 +49,26 @@ async def listens(reactor: Any, host: str, port: int, given_up: Callable[[], boo
     return False
 
 
+@implementer(IPolicyForHTTPS)
+class _WhateverCertificate:
+    """Who looks from within the host asks whether it serves, not who it is."""
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> AnybodysCertificate:
+        return AnybodysCertificate(hostname.decode("ascii", "replace"))
+
+
 async def serves_login(reactor: Any, host: str, url: str) -> bool:
     """Whether `url` leads, over its redirects, to a page with a form.
 
     `host` is where all of this host's servers listen: the names and addresses that others are told need
     not be reachable from here.
     """
-    agent = Agent(reactor, connectTimeout=_CONNECT_S)
+    agent = Agent(reactor, _WhateverCertificate(), connectTimeout=_CONNECT_S)
     for _ in range(_MAX_REDIRECTS):
         parts = urlsplit(url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
-        here = f"http://{address_text(local(host), parts.port or 80)}{path}"
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        here = f"{parts.scheme}://{address_text(local(host), port)}{path}"
         headers = Headers({b"host": [parts.netloc.encode()]})
         try:
             request = agent.request(b"GET", here.encode(), headers)

@@ -26,6 +26,7 @@ class NodeInfo(msgspec.Struct, frozen=True):
     metrics_port: int = 0
     seen_s: float = 0.0  # seconds since it last answered
     draining: bool = False  # storage: gives its tablets away, or has done so
+    scheme: str = "http"  # http: what it speaks with browsers, "http" or "https"
 
 
 class TabletInfo(msgspec.Struct, frozen=True):

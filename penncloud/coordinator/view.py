@@ -89,6 +89,7 @@ class Observer:
             metrics_port=node.metrics_port,
             seen_s=round(self._seen_s(node.id, now), 3),
             draining=record.draining,
+            scheme=node.scheme,
         )
 
     def _node_state(self, record: NodeRecord) -> NodeState:

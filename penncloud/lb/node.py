@@ -6,14 +6,15 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
-from penncloud.client.directory import Directory
+from penncloud.client.directory import Directory, NodeInfo
 from penncloud.client.table import Watching
 from penncloud.lb.balance import RoundRobin
-from penncloud.lb.site import balancer_site
+from penncloud.lb.site import balancer_site, clear_site
 from penncloud.platform.config import Cluster, Lb
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import listen, port_of
+from penncloud.platform.tls import ServerCertificate, over_https
 from penncloud.rpc.registration import Registration, identity
 
 
@@ -35,6 +36,7 @@ class LbNode:
         self._turns = RoundRobin()
         self._site = balancer_site(self._turns, registry, environment.reactor)
         self._listening: IListeningPort | None = None
+        self._clear: IListeningPort | None = None
         self._subscription: Watching | None = None
         self._registration: Registration | None = None
 
@@ -56,18 +58,38 @@ class LbNode:
             raise ConfigurationError(
                 f'[lb]: mode: "{self._role.mode}" is not built in yet; "redirect" is'
             )
+        role, reactor = self._role, self._environment.reactor
+        certificate = ServerCertificate.configured(role.tls_cert, role.tls_key, "[lb]")
+        if role.clear_port and certificate is None:
+            raise ConfigurationError("[lb]: clear_port: there is no HTTPS to lead to: set tls_cert")
         self._listening = await listen(
-            self._environment.reactor, self._role.host, self._role.port, self._site
+            reactor, role.host, role.port, over_https(reactor, certificate, self._site)
         )
+        if role.clear_port:
+            site = clear_site(self._itself, reactor)
+            self._clear = await listen(reactor, role.host, role.clear_port, site)
         self._subscription = self._directory.subscribe(self._turns.update)
         me = identity("lb", self._role, self.port, self._environment.pid)
         self._registration = Registration(self._environment, self._cluster, me)
         self._registration.start()
+
+    def _itself(self) -> NodeInfo:
+        role = self._role
+        return NodeInfo(
+            "lb",
+            role.id,
+            role.public_host,
+            self.port,
+            self._environment.pid,
+            "live",
+            scheme="https",
+        )
 
     async def stop(self) -> None:
         if self._registration is not None:
             await self._registration.stop()
         if self._subscription is not None:
             self._subscription.stop()
-        if self._listening is not None:
-            await maybeDeferred(self._listening.stopListening)
+        for listening in (self._listening, self._clear):
+            if listening is not None:
+                await maybeDeferred(listening.stopListening)

@@ -76,4 +76,4 @@ def location(frontend: NodeInfo, name: str, target: bytes) -> bytes:
         host = name
     elif ":" in host:
         host = f"[{host}]"
-    return f"http://{host}:{frontend.port}".encode("ascii") + target
+    return f"{frontend.scheme}://{host}:{frontend.port}".encode("ascii") + target

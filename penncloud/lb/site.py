@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -9,6 +10,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from penncloud.client.directory import NodeInfo
 from penncloud.lb.balance import RoundRobin
 from penncloud.lb.redirect import BadRequest, location, origin_form, requested_name
 from penncloud.platform.quiet_site import QuietSite
@@ -17,6 +19,8 @@ from penncloud.platform.quiet_site import QuietSite
 RETRY_S = 2
 # A client that says nothing for so long, in seconds, is hung up on.
 IDLE_S = 60
+# Browsers that were once here by HTTPS come by nothing else for a year.
+HSTS = b"max-age=31536000"
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -85,6 +89,8 @@ class Balancer(Resource):
         assert isinstance(request, Request)
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"x-content-type-options", b"nosniff")
+        if request.isSecure():
+            request.setHeader(b"strict-transport-security", HSTS)
         try:
             hosts = request.requestHeaders.getRawHeaders(b"host", [])
             name = requested_name(hosts, request.clientproto == b"HTTP/1.1")
@@ -137,8 +143,41 @@ class Balancer(Resource):
 
 def balancer_site(turns: RoundRobin, registry: CollectorRegistry, reactor: Any) -> Site:
     """The site to listen with. Bodies are neither parsed nor kept."""
+    return _bodiless_site(Balancer(turns, registry), reactor)
+
+
+class ToHttps(Resource):
+    """Every path leads to the same one by HTTPS. `balancer` is the balancer itself, as others find it."""
+
+    isLeaf = True
+
+    def __init__(self, balancer: Callable[[], NodeInfo]) -> None:
+        super().__init__()
+        self._balancer = balancer
+
+    def render(self, request: IRequest) -> bytes:
+        assert isinstance(request, Request)
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        try:
+            hosts = request.requestHeaders.getRawHeaders(b"host", [])
+            name = requested_name(hosts, request.clientproto == b"HTTP/1.1")
+            target = origin_form(request.uri)
+        except BadRequest as error:
+            request.setResponseCode(400)
+            return f"{error}.\n".encode()
+        request.setResponseCode(308)
+        request.setHeader(b"location", location(self._balancer(), name, target))
+        return b"Go on by HTTPS.\n"
+
+
+def clear_site(balancer: Callable[[], NodeInfo], reactor: Any) -> Site:
+    """The site of the port that only sends browsers to the encrypted one."""
+    return _bodiless_site(ToHttps(balancer), reactor)
+
+
+def _bodiless_site(root: Resource, reactor: Any) -> Site:
     site = QuietSite(
-        Balancer(turns, registry),
+        root,
         requestFactory=_BodilessRequest,
         timeout=IDLE_S,
         reactor=reactor,

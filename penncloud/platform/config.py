@@ -125,6 +125,10 @@ class Storage(Role, frozen=True, kw_only=True):
 
 class Http(Role, frozen=True, kw_only=True):
     port: int = 8081
+    # PEM files of a certificate (with its chain) and its key; the port then speaks HTTPS.
+    # They are read again when they change.
+    tls_cert: str = ""
+    tls_key: str = ""
     # Where browsers go when this frontend is to be left, e.g. "http://localhost:8080/".
     lb_url: str = "http://localhost:8080/"
     # A session ends so many hours after its last use.
@@ -140,6 +144,10 @@ class Http(Role, frozen=True, kw_only=True):
 
 class Smtp(Role, frozen=True, kw_only=True):
     port: int = 2500
+    # PEM files of a certificate (with its chain) and its key; STARTTLS is offered then.
+    # They are read again when they change.
+    tls_cert: str = ""
+    tls_key: str = ""
     # Largest message, in bytes (announced by SIZE).
     max_message_bytes: int = 25 * 1024 * 1024
     max_recipients: int = 1000
@@ -164,12 +172,22 @@ class Smtp(Role, frozen=True, kw_only=True):
     smart_host: str = ""
     # Whether mail goes out to addresses like x@[192.0.2.1]: with it users can aim at inner hosts.
     address_literals: bool = False
+    # "opportunistic": to other servers with STARTTLS where they offer it, whatever certificate they show;
+    # in the clear where that fails (RFC 7435). "off": never.
+    relay_tls: Literal["opportunistic", "off"] = "opportunistic"
     # Name given in EHLO and in Received; empty: the domain.
     hostname: str = ""
 
 
 class Lb(Role, frozen=True, kw_only=True):
     port: int = 8080
+    # PEM files of a certificate (with its chain) and its key; the port then speaks HTTPS.
+    # They are read again when they change.
+    tls_cert: str = ""
+    tls_key: str = ""
+    # Where HTTPS is spoken: another port, in the clear, that only sends browsers to the encrypted one.
+    # 0: none.
+    clear_port: int = 0
     mode: Literal["redirect", "proxy"] = "redirect"
 
 

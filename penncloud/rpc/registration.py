@@ -49,6 +49,8 @@ class Identity(msgspec.Struct, frozen=True):
     pid: int
     agent: str = ""
     metrics_port: int = 0
+    # What a frontend speaks with browsers.
+    scheme: Literal["http", "https"] = "http"
 
 
 def identity(name: RoleName, role: Role, port: int, pid: int) -> Identity:
@@ -61,6 +63,7 @@ def identity(name: RoleName, role: Role, port: int, pid: int) -> Identity:
         pid=pid,
         agent=role.agent,
         metrics_port=role.metrics_port,
+        scheme="https" if getattr(role, "tls_cert", "") else "http",
     )
 
 

@@ -66,6 +66,10 @@ def answer_of(code: int, text: str) -> Answer:
     return Answer(code, f"{code // 100}.0.0" if code // 100 in (2, 4, 5) else "4.0.0", line)
 
 
+# Steps at which the server as such has not come to the message yet.
+_BEFORE_RECIPIENTS = ("greeting", "EHLO", "HELO", "STARTTLS", "MAIL")
+
+
 @define
 class Job:
     """What one conversation is to do. `may_finish` is asked before the message is made final."""
@@ -84,10 +88,12 @@ class Job:
 @define
 class Outcome:
     """How a conversation went: an answer per recipient. `is_refused`: the server as such would not talk
-    to us (or went away before it was asked about recipients), so another one may."""
+    to us (or went away before it was asked about recipients), so another one may. `tls_failed`: it offered
+    STARTTLS, and then it did not come to an encrypted conversation."""
 
     answers: dict[str, Answer] = field(factory=dict)
     is_refused: bool = False
+    tls_failed: bool = False
 
 
 @implementer(IPushProducer)
@@ -100,8 +106,14 @@ class Conversation(ESMTPClient):
     callLater: Any  # of TimeoutMixin: our clock instead of the global reactor's
 
     def __init__(
-        self, environment: Environment, job: Job, hostname: str, timeouts: Timeouts
+        self,
+        environment: Environment,
+        job: Job,
+        hostname: str,
+        timeouts: Timeouts,
+        tls: Any = None,
     ) -> None:
+        """`tls` (IOpenSSLClientConnectionCreator): for STARTTLS, where the server offers it."""
         super().__init__(None, None, hostname)
         self.callLater = environment.reactor.callLater
         self.done: Deferred[Outcome] = Deferred()
@@ -115,6 +127,8 @@ class Conversation(ESMTPClient):
         self._sending = False
         self._resumed: Deferred[None] | None = None
         self._step = "greeting"
+        self._tls = tls
+        self._securing = False
 
     # -- the connection ----------------------------------------------------------------------------
 
@@ -164,7 +178,8 @@ class Conversation(ESMTPClient):
         if answer is None or answer.code:
             self._quit()
         else:
-            self._outcome.is_refused = self._step in ("greeting", "EHLO", "HELO", "MAIL")
+            self._outcome.tls_failed = self._securing
+            self._outcome.is_refused = self._step in _BEFORE_RECIPIENTS
             self.transport.abortConnection()
         self.done.callback(self._outcome)
 
@@ -196,6 +211,11 @@ class Conversation(ESMTPClient):
             for line in reply.decode("ascii", "replace").split("\n")[1:]:
                 name, _, rest = line.strip().partition(" ")
                 known[name.upper()] = rest
+        if "STARTTLS" in known and self._tls is not None:
+            self._securing = True
+            self._expect(self._timeouts.command, [220], self._secure, self._not_secured)
+            self._say("STARTTLS", "STARTTLS")
+            return
         parameters = ""
         if "SIZE" in known:
             limit = int(known["SIZE"]) if known["SIZE"].isdecimal() else 0
@@ -210,6 +230,23 @@ class Conversation(ESMTPClient):
             parameters += " SMTPUTF8"
         self._expect(self._timeouts.command, [250], self._sender_accepted, self._sender_refused)
         self._say("MAIL", f"MAIL FROM:<{self._job.sender}>{parameters}")
+
+    def _secure(self, code: int, reply: bytes) -> None:
+        """RFC 3207 4.2: what the server said before counts for nothing; begin again."""
+        tls, self._tls = self._tls, None
+        # Nor does what came behind the reply, from whomever.
+        self.clearLineBuffer()
+        self.transport.startTLS(tls)
+        self._expect(self._timeouts.command, [250], self._secured, self._refused)
+        self._say("EHLO", f"EHLO {self.identity.decode()}")
+
+    def _secured(self, code: int, reply: bytes) -> None:
+        self._securing = False
+        self._introduced(code, reply)
+
+    def _not_secured(self, code: int, reply: bytes) -> None:
+        """It offers STARTTLS and then declines: another connection does without."""
+        self._end(Answer(0, "4.7.0", "The server offers STARTTLS and then declines"))
 
     def _sender_refused(self, code: int, reply: bytes) -> None:
         answer = _answer(code, reply)

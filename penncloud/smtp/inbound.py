@@ -65,6 +65,7 @@ class Session(ESMTP):
         self._errors = 0
         self._helo_name = ""
         self._is_extended = False
+        self._is_encrypted = False
         self._mail: Mail | None = None
         self._recipients: list[tuple[Address, str]] = []
         self._reader = DataReader()
@@ -211,6 +212,8 @@ class Session(ESMTP):
             b"VRFY": self.do_VRFY,
             b"HELP": self.do_HELP,
         }
+        if self._server.certificate is not None:
+            commands[b"STARTTLS"] = self.do_STARTTLS
         command = commands.get(verb.upper())
         try:
             if command is None:
@@ -222,7 +225,7 @@ class Session(ESMTP):
             self._refuse(refusal)
 
     def extensions(self) -> dict[bytes, list[bytes] | None]:
-        return {
+        found: dict[bytes, list[bytes] | None] = {
             b"PIPELINING": None,
             b"SIZE": [b"%d" % self._server.limits.message_bytes],
             b"8BITMIME": None,
@@ -230,6 +233,9 @@ class Session(ESMTP):
             b"ENHANCEDSTATUSCODES": None,
             b"HELP": None,
         }
+        if self._server.certificate is not None and not self._is_encrypted:
+            found[b"STARTTLS"] = None
+        return found
 
     def do_EHLO(self, argument: bytes) -> None:
         self._greet(argument, is_extended=True)
@@ -245,6 +251,22 @@ class Session(ESMTP):
         self._helo_name = argument.decode("utf-8", "replace")
         self._is_extended = is_extended
         self._forget()
+
+    def do_STARTTLS(self, argument: bytes) -> None:
+        """RFC 3207: what was said before, and what was sent along with the command, counts for nothing."""
+        certificate = self._server.certificate
+        assert certificate is not None
+        if argument:
+            raise Refusal(501, "5.5.4", "STARTTLS takes no argument")
+        if self._is_encrypted:
+            raise Refusal(503, "5.5.1", "The connection is encrypted already")
+        self._say(220, "2.0.0", "Go ahead")
+        self._input.clear()
+        self._forget()
+        self._helo_name = ""
+        self._is_extended = False
+        self._is_encrypted = True
+        self.transport.startTLS(certificate)
 
     def do_MAIL(self, argument: bytes) -> None:
         if not self._helo_name:
@@ -283,14 +305,16 @@ class Session(ESMTP):
         self._run(self._begin_data(self._mail))
 
     async def _begin_data(self, mail: Mail) -> None:
-        plain = "ESMTP" if self._is_extended else "SMTP"
+        protocol = "UTF8SMTP" if mail.utf8 else "ESMTP"
+        # RFC 3848, RFC 6531: S for a session that is encrypted; plain SMTP has no name for that.
+        protocol += "S" if self._is_encrypted else ""
         envelope = Envelope(
             sender=mail.sender,
             recipients=tuple(address for address, _ in self._recipients),
             users=tuple(dict.fromkeys(user for _, user in self._recipients)),
             client=self.client,
             helo=self._helo_name,
-            protocol="UTF8SMTP" if mail.utf8 else plain,
+            protocol=protocol if self._is_extended or mail.utf8 else "SMTP",
         )
         try:
             self._incoming = await self._server.reception.begin(envelope)

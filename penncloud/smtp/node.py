@@ -12,6 +12,7 @@ from penncloud.client.table import Table
 from penncloud.platform.config import Cluster, Smtp
 from penncloud.platform.environment import Environment
 from penncloud.platform.listening import listen, port_of
+from penncloud.platform.tls import ServerCertificate
 from penncloud.rpc.registration import Registration, identity, new_incarnation
 from penncloud.services.accounts import Accounts
 from penncloud.services.blobs import Blobs
@@ -71,6 +72,7 @@ class SmtpNode:
                 hostname,
                 role.relay_port,
                 role.smart_host,
+                opportunistic_tls=role.relay_tls == "opportunistic",
             ),
             Reports(environment, post, hostname),
             Reclaimer(table, environment, bodies, post, queue),
@@ -90,6 +92,10 @@ class SmtpNode:
         return "it does not run" if self._registration is None else self._registration.trouble()
 
     async def start(self) -> None:
+        role = self._role
+        self._inbound.certificate = ServerCertificate.configured(
+            role.tls_cert, role.tls_key, "[smtp]"
+        )
         self._listening = await listen(
             self._environment.reactor, self._role.host, self._role.port, self._inbound
         )

@@ -30,7 +30,7 @@ class Envelope:
     users: tuple[str, ...]
     client: str  # IP address
     helo: str
-    protocol: str  # as in the `with` clause of Received: SMTP, ESMTP, UTF8SMTP
+    protocol: str  # as in the `with` clause of Received: SMTP, ESMTP, UTF8SMTPS
 
 
 class Incoming:

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from penncloud.platform.config import parse_address
 from penncloud.platform.environment import Environment
+from penncloud.platform.tls import AnybodysCertificate
 from penncloud.smtp.client import Answer, Conversation, Job, Outcome, Timeouts
 from penncloud.smtp.mx import MxRouter, NoRoute
 
@@ -29,7 +30,10 @@ class Verdict:
 
 @define
 class Relay:
-    """The way out. `smart_host` (host:port) takes everything, if it is set."""
+    """The way out. `smart_host` (host:port) takes everything, if it is set.
+
+    `opportunistic_tls`: encrypt to servers that offer STARTTLS, whatever certificate they have.
+    """
 
     _environment: Environment
     _router: MxRouter
@@ -37,6 +41,7 @@ class Relay:
     port: int = 25
     smart_host: str = ""
     timeouts: Timeouts = field(factory=Timeouts)
+    opportunistic_tls: bool = True
 
     log = Logger()
 
@@ -72,19 +77,33 @@ class Relay:
                 if not waiting or left == 0:
                     break
                 left -= 1
-                outcome = await self._talk(address, port, _with_recipients(job, waiting))
+                outcome = await self._try(host, address, port, _with_recipients(job, waiting))
                 self._note(outcome, host, verdicts, settled)
                 if not outcome.is_refused:
                     break  # this host has spoken; its other addresses would say the same
         nothing = Verdict(Answer(450, "4.4.0", "No server could be asked"))
         return {recipient: verdicts.get(recipient, nothing) for recipient in job.recipients}
 
-    async def _talk(self, address: str, port: int, job: Job) -> Outcome:
+    async def _try(self, host: str, address: str, port: int, job: Job) -> Outcome:
+        """By STARTTLS if it can be had, else in the clear: RFC 7435, better than not at all."""
+        if not self.opportunistic_tls:
+            return await self._talk(address, port, job)
+        outcome = await self._talk(address, port, job, AnybodysCertificate(host))
+        if not outcome.tls_failed:
+            return outcome
+        self.log.info(
+            "{host} ({address}): STARTTLS failed, so in the clear", host=host, address=address
+        )
+        return await self._talk(address, port, job)
+
+    async def _talk(
+        self, address: str, port: int, job: Job, tls: AnybodysCertificate | None = None
+    ) -> Outcome:
         kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
         endpoint: Any = kind(
             self._environment.reactor, address, port, timeout=self.timeouts.connect
         )
-        conversation = Conversation(self._environment, job, self.hostname, self.timeouts)
+        conversation = Conversation(self._environment, job, self.hostname, self.timeouts, tls)
         try:
             connecting: Deferred[Any] = connectProtocol(endpoint, conversation)
             await connecting

@@ -10,6 +10,7 @@ from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import deferLater
 
 from penncloud.platform.environment import Environment
+from penncloud.platform.tls import ServerCertificate
 from penncloud.smtp.inbound import Session
 from penncloud.smtp.reception import Reception
 
@@ -37,6 +38,7 @@ class InboundServer(ServerFactory):
     reception: Reception
     registry: CollectorRegistry
     limits: Limits = Limits()
+    certificate: ServerCertificate | None = None
     is_stopping: bool = False
     sessions: set[Session] = field(factory=set)
     _messages: Counter = field(init=False)

@@ -16,6 +16,7 @@ from penncloud.client.table import Table
 from penncloud.platform.config import Cluster, Http
 from penncloud.platform.environment import Environment
 from penncloud.platform.listening import listen, port_of
+from penncloud.platform.tls import ServerCertificate, over_https
 from penncloud.rpc.registration import Registration, identity
 from penncloud.services.admin import ServerControl
 from penncloud.services.blobs import Blobs, Sweeper
@@ -86,8 +87,10 @@ class HttpNode:
         """Serve; ends when the admin account is known to exist, which needs the store."""
         for link in self._links:
             link.start()
+        role, reactor = self._role, self._environment.reactor
+        certificate = ServerCertificate.configured(role.tls_cert, role.tls_key, "[http]")
         self._listening = await listen(
-            self._environment.reactor, self._role.host, self._role.port, self._site
+            reactor, role.host, role.port, over_https(reactor, certificate, self._site)
         )
         me = identity("http", self._role, self.port, self._environment.pid)
         self._registration = Registration(self._environment, self._cluster, me)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import treq
 from prometheus_client import CollectorRegistry
-from twisted.internet import reactor
+from twisted.internet import reactor, ssl
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 
 from penncloud.client.directory import MemoryDirectory
 from penncloud.lb.node import LbNode
@@ -17,7 +17,9 @@ from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.process import real_environment
 from penncloud.platform.threads import BoundedPool
+from tests.certificates import TestAuthority
 from tests.lb.test_balance import http
+from tests.processes.cluster import free_block
 
 
 def environment() -> Environment:
@@ -83,3 +85,46 @@ class LbNodeTests(TestCase):
         with self.assertRaises(ConfigurationError) as caught:
             await node.start()
         self.assertIn("mode", str(caught.exception))
+
+    async def test_https(self) -> None:
+        """With a certificate the port speaks HTTPS and says so for good; the clear port only leads there; a
+        frontend is sent to by what it speaks."""
+        ca = TestAuthority(self.mktemp())
+        ca.issue("lb", "lb-1", "127.0.0.1")
+        clear = free_block(1)
+        role = Lb(
+            id="lb-1",
+            port=0,
+            tls_cert=str(ca.out / "lb-1.pem"),
+            tls_key=str(ca.out / "lb-1.key"),
+            clear_port=clear,
+        )
+        node = self.node(role)
+        self.addCleanup(lambda: Deferred.fromCoroutine(node.stop()))
+        await node.start()
+        self.directory.set(msgspec.structs.replace(http(1), scheme="https"), http(2))
+        trust = ssl.trustRootFromCertificates(
+            [ssl.Certificate.loadPEM((ca.out / "ca.pem").read_bytes())]
+        )
+        agent = Agent(reactor, BrowserLikePolicyForHTTPS(trust), pool=self.pool)
+        client = treq.client.HTTPClient(agent)
+        url = f"https://127.0.0.1:{node.port}/files?a=b"
+        answer = await client.get(url, allow_redirects=False)
+        await answer.content()
+        headers = answer.headers
+        self.assertEqual(headers.getRawHeaders("location"), ["https://127.0.0.1:8081/files?a=b"])
+        self.assertEqual(headers.getRawHeaders("strict-transport-security"), ["max-age=31536000"])
+        answer = await self.client.get(f"http://127.0.0.1:{clear}/files?a=b", allow_redirects=False)
+        await answer.content()
+        self.assertEqual(answer.code, 308)
+        self.assertEqual(answer.headers.getRawHeaders("location"), [url])
+
+    async def test_certificates_that_cannot_be_used(self) -> None:
+        """Half a certificate, a missing file, and a clear port without HTTPS are said at the start."""
+        for role, text in (
+            (Lb(id="lb-1", port=0, tls_cert="/none"), "tls_cert and tls_key: both"),
+            (Lb(id="lb-1", port=0, tls_cert="/none", tls_key="/none"), "/none: No such file"),
+            (Lb(id="lb-1", port=0, clear_port=1), "clear_port"),
+        ):
+            with self.assertRaisesRegex(ConfigurationError, text):
+                await self.node(role).start()

@@ -1,12 +1,17 @@
-"""A real cluster and somebody without a certificate; an authority that is replaced while it serves."""
+"""A real cluster: somebody without a certificate, an authority that is replaced, HTTPS and STARTTLS."""
 
 from __future__ import annotations
 
+import smtplib
 import socket
 import ssl
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.certificates import TestAuthority
 from tests.processes.cluster import RunningCluster
 
 _PATIENCE_S = 20.0
@@ -14,7 +19,19 @@ _PATIENCE_S = 20.0
 
 class SecurityTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.cluster = RunningCluster(self.mktemp(), ["--http=1", "--storage=1"])
+        ca = TestAuthority(self.mktemp())
+        ca.issue("http", "public", "localhost")
+        self.public = ca.out / "public"
+        self.believed = ssl.create_default_context(cafile=str(ca.out / "ca.pem"))
+        files = {"tls_cert": f"{self.public}.pem", "tls_key": f"{self.public}.key"}
+        options = [
+            f"--set={role}.{key}={path}"
+            for role in ("lb", "http", "smtp")
+            for key, path in files.items()
+        ]
+        # The certificate is for localhost, as what people type is.
+        options += ["--coordinators=1", "--http=1", "--storage=1", "--advertise=localhost"]
+        self.cluster = RunningCluster(self.mktemp(), options)
         self.addCleanup(self.cluster.destroy)
         self.cluster.start()
 
@@ -54,6 +71,7 @@ class SecurityTests(SynchronousTestCase):
     def test_strangers_members_and_a_new_authority(self) -> None:
         """Nobody without a certificate gets a word from any internal port, in the log it is a line and no
         traceback; a member's role bounds what it is told; a new authority costs nobody anything."""
+        self.check_the_public_side()
         get, page = b"GET;a;b\r\n", b"GET /metrics HTTP/1.0\r\n\r\n"
         for name, port in self.internal_ports().items():
             for words in (get, page, b"\0\0\0\x05hello", b"\x16\x03\x01" + b"\xff" * 300):
@@ -85,3 +103,28 @@ class SecurityTests(SynchronousTestCase):
         self.cluster.kill("storage-1")
         self.cluster.penncloud("kv", "get", "a", "b")
         self.cluster.penncloud("node", "restart", "http-1")
+
+    def check_the_public_side(self) -> None:
+        """The login page comes by HTTPS through the balancer, with HSTS and cookies for HTTPS alone; mail
+        comes by STARTTLS; a renewed certificate is shown without a restart."""
+        document = self.cluster.document
+        url = f"https://localhost:{document.lb[0].port}/"
+        with urlopen(url, timeout=_PATIENCE_S, context=self.believed) as answer:
+            self.assertIn(b"<form", answer.read())
+            self.assertTrue(answer.url.startswith(f"https://localhost:{document.http[0].port}/"))
+            self.assertEqual(answer.headers["strict-transport-security"], "max-age=31536000")
+            self.assertIn("Secure", answer.headers["set-cookie"])
+        self.cluster.penncloud("user", "add", "bob", stdin=b"correct horse battery\n")
+        with smtplib.SMTP("localhost", document.smtp[0].port, timeout=_PATIENCE_S) as client:
+            client.starttls(context=self.believed)
+            client.sendmail("x@y.org", ["bob@penncloud"], b"Subject: s\r\n\r\nhello\r\n")
+        other = TestAuthority(self.mktemp())
+        other.issue("http", "public", "localhost")
+        for kind in ("key", "pem"):
+            new = (other.out / f"public.{kind}").read_bytes()
+            Path(f"{self.public}.{kind}").write_bytes(new)
+        with self.assertRaises(URLError):
+            urlopen(url, timeout=_PATIENCE_S, context=self.believed)
+        renewed = ssl.create_default_context(cafile=str(other.out / "ca.pem"))
+        with urlopen(url, timeout=_PATIENCE_S, context=renewed) as answer:
+            self.assertIn(b"<form", answer.read())

@@ -2,10 +2,8 @@
 
 Theory of operation
     Three files: `ca`, the certificates of the authorities that are believed, one after the other (two of
-    them while the authority is being replaced); `certificate` and `key`, this process's own. Before each
-    new connection the files are looked at (three `stat`): one that has changed makes all three be read
-    again, so that a renewed certificate is in use at the next connection, without a restart. What cannot
-    be used, because it is being written or does not match, is logged once; the last good ones stay.
+    them while the authority is being replaced); `certificate` and `key`, this process's own. When they
+    change they are read again (`reloading.py`).
 
     Both sides of a connection have to show a certificate that an authority has signed, that is valid
     now, and whose role (`names.py`) is one of those that the other side accepts there. OpenSSL asks
@@ -15,7 +13,6 @@ Theory of operation
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
@@ -25,31 +22,25 @@ from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
 )
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.tls.names import NotOurs, PeerName, name_of
+from penncloud.platform.tls.reloading import Reloading, ssl_reason
 
 Roles = Collection[str]
-
-# (mtime, inode, size) of each file.
-_Stamp = tuple[tuple[int, int, int], ...]
 
 _VERIFY: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 
 
-class Credentials:
+class Credentials(Reloading):
     """The paths of the three PEM files. The first use raises ConfigurationError when they are no good."""
 
-    log = Logger()
-
     def __init__(self, ca: str, certificate: str, key: str) -> None:
+        super().__init__(ca, certificate, key)
         self.ca = ca
         self.certificate = certificate
         self.key = key
-        self._context: SSL.Context | None = None
-        self._stamp: _Stamp | None = None
         self._name: PeerName | None = None
 
     @classmethod
@@ -75,32 +66,8 @@ class Credentials:
         """For connections that are made to us; the client has to have one of `roles`."""
         return ConnectionCreator(self, frozenset(roles))
 
-    def context(self) -> SSL.Context:
-        """The files as they are now. Raises ConfigurationError when they were never any good."""
-        try:
-            stamp = self._look()
-            if self._context is None or stamp != self._stamp:
-                # Remembered also for files that are no good: each change is tried, and logged, once.
-                self._stamp = stamp
-                self._load()
-        except ConfigurationError as error:
-            if self._context is None:
-                self._stamp = None
-                raise
-            self.log.error("{error}: going on with what was read before", error=str(error))
-        assert self._context is not None
-        return self._context
-
-    def _look(self) -> _Stamp:
-        try:
-            found = [os.stat(path) for path in (self.ca, self.certificate, self.key)]
-        except OSError as error:
-            if self._context is not None and self._stamp is not None:
-                return self._stamp
-            raise ConfigurationError(f"{error.filename}: {error.strerror}") from error
-        return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in found)
-
-    def _load(self) -> None:
+    def load(self) -> SSL.Context:
+        """See `Reloading`."""
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
@@ -118,9 +85,8 @@ class Credentials:
             context.check_privatekey()
         except (SSL.Error, crypto.Error, OSError, NotOurs) as error:
             raise ConfigurationError(f"{path}: {_reason(error)}") from error
-        if self._context is not None:
-            self.log.info("the certificate of {name} was read again", name=str(name))
-        self._context, self._name = context, name
+        self._name = name
+        return context
 
 
 @implementer(IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator)
@@ -196,13 +162,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, NotOurs):
         return str(error)
     return ssl_reason(error)
-
-
-def ssl_reason(error: BaseException) -> str:
-    """What OpenSSL's error queue says, for people."""
-    queue = error.args[0] if error.args else ()
-    if isinstance(queue, list | tuple) and queue and isinstance(queue[-1], tuple):
-        reasons = [str(entry[-1]) for entry in queue if entry[-1]]
-        if reasons:
-            return "; ".join(dict.fromkeys(reasons))
-    return "it is not usable (no PEM, or a key that does not match)"

@@ -28,8 +28,9 @@ from zope.interface import implementer
 
 from penncloud.platform.complaints import Complaints
 from penncloud.platform.errors import ConfigurationError, PennCloudError
-from penncloud.platform.tls.credentials import Credentials, Roles, Verdict, ssl_reason
+from penncloud.platform.tls.credentials import Credentials, Roles, Verdict
 from penncloud.platform.tls.names import PeerName
+from penncloud.platform.tls.reloading import ssl_reason
 
 HANDSHAKE_S: Final = 10.0
 
