@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    GCCollector,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
@@ -17,9 +24,14 @@ from twisted.web.server import Request, Site
 from penncloud.platform.quiet_site import QuietSite
 
 
-def process_registry() -> CollectorRegistry:
-    """A registry that already counts what every process has: CPU, memory, file descriptors, GC."""
+def process_registry(now: Callable[[], float], version: str) -> CollectorRegistry:
+    """A registry that already has what is there of every process: CPU, memory, descriptors, GC, and by which
+    version and clock (`now`, in Unix seconds) it goes.
+    """
     registry = CollectorRegistry()
+    clock = Gauge("penncloud_clock_seconds", "The wall clock, Unix time.", registry=registry)
+    clock.set_function(now)
+    Info("penncloud_build", "The running program.", registry=registry).info({"version": version})
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

@@ -32,3 +32,11 @@ def static_dir() -> Path:
         f"the static files are missing: neither {beside} nor the installed files have {_LANDMARK};"
         " install penncloud again"
     )
+
+
+def version() -> str:
+    """Of the installed package; "unknown" in a checkout that was never installed."""
+    try:
+        return importlib.metadata.version("penncloud")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -24,6 +24,7 @@ from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import listen_internal
 from penncloud.platform.metrics import metrics_site, process_registry
 from penncloud.platform.process import real_environment, use_monotonic_clock
+from penncloud.platform.resources import version
 from penncloud.platform.threads import BoundedPool
 from penncloud.platform.tls import ANY_ROLE, Credentials, PeerName
 from penncloud.rpc.auth import load_secret
@@ -85,7 +86,7 @@ class RoleService(Service):
         supervision = Supervision(environment.manager, reactor, self._role.id)
         self._supervision = supervision
         supervision.starting()
-        registry = process_registry()
+        registry = process_registry(environment.now, version())
         if self._role.metrics_port:
             site = metrics_site(registry, reactor, self._trouble)
             self._metrics_port = await listen_internal(

@@ -48,12 +48,29 @@ class Day2Tests(SynchronousTestCase):
             self.assertEqual(get(f"{site}/readyz", tls), (200, b"ready\n"), listener.id)
             self.check_metrics(listener.id, get(f"{site}/metrics", tls)[1])
         self.check_request_id(cluster)
+        self.check_doctor(cluster)
         cluster.penncloud("node", "stop", "http-1")
         (balancer,) = cluster.document.lb
         deadline = time.monotonic() + _PATIENCE_S
         while get(f"https://127.0.0.1:{balancer.metrics_port}/readyz", tls)[0] != 503:
             self.assertLess(time.monotonic(), deadline, "a balancer without frontends is not ready")
             time.sleep(0.1)
+
+    def check_doctor(self, cluster: RunningCluster) -> None:
+        """The doctor sees every server's clock and version, and this host's disk; what is bad, fails."""
+        well = json.loads(cluster.penncloud("doctor", "--json", expect=None).stdout)["findings"]
+        found = {finding["subject"]: finding for finding in well}
+        self.assertEqual(found["clocks"]["level"], "ok", well)
+        self.assertEqual(found["versions"]["level"], "ok", well)
+        self.assertIn(str(cluster.layout.root), found)
+        # One coordinator and one copy of everything: it serves, and should not stay so.
+        self.assertEqual(found["coordinators"]["level"], "warn")
+        cluster.penncloud("node", "stop", "storage-1")
+        deadline = time.monotonic() + _PATIENCE_S
+        while (ill := cluster.penncloud("doctor", expect=None)).returncode != 1:
+            self.assertLess(time.monotonic(), deadline, ill.stdout)
+        self.assertIn(b"unavailable", ill.stdout)
+        cluster.penncloud("node", "start", "storage-1")
 
     def check_metrics(self, node_id: str, text: bytes) -> None:
         self.assertIn(b"penncloud_", text, node_id)
