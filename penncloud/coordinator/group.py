@@ -361,7 +361,11 @@ class Group:
             return
         # What the leader has decided takes a moment to arrive here.
         self._announce_after = now + RETRY_S
-        command = RegisterNode(self._environment.now(), self._identity, self._incarnation)
+        own = self._identity
+        # Whoever had this address before has ended: its clock may have been ahead of ours.
+        same = known is not None and (known.node.host, known.node.port) == (own.host, own.port)
+        over = known.incarnation if same and known is not None else 0
+        command = RegisterNode(self._environment.now(), own, self._incarnation, over)
         result = await self._decisions.propose(command)
         if isinstance(result, Rejected):
             raise Unregistered(result.text)

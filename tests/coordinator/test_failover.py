@@ -58,7 +58,7 @@ class FailoverTests(SynchronousTestCase):
 
     def test_three_two_one_three(self) -> None:
         """The last one goes on alone; who comes back joins again, and gets primaries again."""
-        cluster = self._cluster()
+        cluster = self._cluster(coordinators=1)
         cluster.storages["storage-1"].kill(power=False)
         cluster.until(lambda: all(len(t.members) == 2 for t in cluster.view().tablets))
         self.assertEqual({t.state for t in cluster.view().tablets}, {"degraded"})
@@ -93,6 +93,23 @@ class FailoverTests(SynchronousTestCase):
         took = cluster.until(cluster.all_served)
         self.assertLess(took, 2.0)
         self.assertNotEqual(cluster.storage("storage-2").registration.incarnation, old)
+
+    def test_clocks_that_were_set_back(self) -> None:
+        """Who starts with an earlier clock than before is taken once its last process is known to have
+        ended, coordinators too."""
+        cluster = self._cluster()
+        for host in (cluster.storages["storage-2"], cluster.coordinators[0]):
+            host.kill(power=False)
+            host.wall_skew_s -= 3600
+            host.start()
+        cluster.run(1)
+        cluster.until(cluster.whole)
+        states = lambda: {node.id: (node.state, node.pid) for node in cluster.view().nodes}  # noqa: E731
+        for host in (cluster.storages["storage-2"], cluster.coordinators[0]):
+            process = host.process
+            assert process is not None
+            expected = ("live", process.pid)
+            cluster.until(lambda: states()[host.name] == expected)  # noqa: B023
 
     def test_orderly_stop(self) -> None:
         """A primary that takes leave is followed at once."""
