@@ -263,12 +263,15 @@ class Store:
             self.release_table(table)
         self.recount()
 
-    def _on_damage(self, store: TabletStore) -> None:
-        """Report damage, and remember it in the manifest."""
+    def _on_damage(self, store: TabletStore, reason: str) -> None:
+        """Report damage, and remember in the manifest that there is some."""
         self.log.critical(
-            "Tablet {tablet} is damaged: {reason}", tablet=store.tablet, reason=store.damage
+            "Tablet {tablet} is damaged: {reason}", tablet=store.tablet, reason=reason
         )
-        self.on_damage(store.tablet, store.damage)
+        if reason != store.damage:
+            # Another block: what is remembered stands.
+            return
+        self.on_damage(store.tablet, reason)
 
         def note(manifest: Manifest) -> Manifest:
             state = manifest.tablets.get(store.tablet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 from attrs import define, field
@@ -18,6 +18,9 @@ from penncloud.lsm.memtable import Memtable, Slot, StoredCell
 from penncloud.lsm.merging import merged_runs
 from penncloud.lsm.table import Table
 from penncloud.platform.errors import PennCloudError
+
+# Blocks of a tablet whose damage is reported one by one.
+_MAX_REPORTED: Final = 100
 
 
 class Source(Protocol):
@@ -56,8 +59,8 @@ class TabletStore:
     damaged: str
     # Why some blocks of its tables cannot be read. Each look into one of them fails, others are sound.
     spoiled: str
-    # Who is told when either is found out.
-    on_damage: Callable[[TabletStore], None]
+    # Who is told when either is found out, once for each reason.
+    on_damage: Callable[[TabletStore, str], None]
     active: Memtable
     # Version of the last committed entry, and the configuration it was decided in.
     committed: int
@@ -75,10 +78,12 @@ class TabletStore:
     voiding: bool = False
     # Set while the tablet is being split: nothing is appended.
     sealed: bool = False
+    # What `on_damage` was told of blocks.
+    reported: set[str] = field(factory=set)
 
     @classmethod
     def of(
-        cls, tablet: int, state: TabletState, on_damage: Callable[[TabletStore], None]
+        cls, tablet: int, state: TabletState, on_damage: Callable[[TabletStore, str], None]
     ) -> TabletStore:
         """A tablet as its last checkpoint left it, without its tables."""
         version = state.version
@@ -93,6 +98,7 @@ class TabletStore:
             state.entry_cfg,
             durable=version,
             prepared=version,
+            reported={state.spoiled} if state.spoiled else set(),
         )
 
     def check(self) -> None:
@@ -112,16 +118,19 @@ class TabletStore:
 
     def spoil(self, error: PennCloudError) -> TabletDamaged:
         """A block of a table cannot be read: what to raise."""
+        reason = str(error)
         if not self.spoiled:
-            self.spoiled = str(error)
-            self.on_damage(self)
-        return TabletDamaged(self.tablet, str(error))
+            self.spoiled = reason
+        if reason not in self.reported and len(self.reported) < _MAX_REPORTED:
+            self.reported.add(reason)
+            self.on_damage(self, reason)
+        return TabletDamaged(self.tablet, reason)
 
     def condemn(self, reason: str) -> None:
         """Something of the tablet is gone: nothing of it may be used."""
         if not self.damaged:
             self.damaged = reason
-            self.on_damage(self)
+            self.on_damage(self, reason)
 
     @property
     def memory_bytes(self) -> int:

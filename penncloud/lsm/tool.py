@@ -227,5 +227,5 @@ def _dump(disk: Disk, tablet: int, tail: TabletTail) -> Iterator[ScannedCell]:
             table.release()
 
 
-def _told_by_the_error(_store: TabletStore) -> None:
+def _told_by_the_error(_store: TabletStore, _reason: str) -> None:
     """Nothing is remembered here."""

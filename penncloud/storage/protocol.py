@@ -359,9 +359,10 @@ class TextProtocol(LineReceiver):
                 raise AssertionError(f"{request} is no request of its own")
 
     def _unreadable(self, request: Request, error: DiskError | TabletDamaged) -> Reply:
-        self.log.error("{kind}: {error}", kind=type(request).__name__, error=error)
         if isinstance(error, TabletDamaged):
+            # Logged where it was found, once: not again for every request that meets it.
             return Error("DAMAGED", str(error))
+        self.log.error("{kind}: {error}", kind=type(request).__name__, error=error)
         return Error("DISK", "the disk cannot give the cells")
 
     def _broken(self, failure: Failure, slot: Slot) -> Reply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.lsm import tool
@@ -57,6 +58,26 @@ class DamageTests(SynchronousTestCase):
         self.assertGreater(machine.engine._scrubber.rounds, 1)
         self.assertIn("checksum", machine.engine.damage(2))
         self.assertEqual(machine.engine.damage(1), "")
+
+    def test_logged_once(self) -> None:
+        """Each damaged block is logged once, however many reads meet it, and the tablet told of once."""
+        machine = self.machine
+        for offset in (700, 2500):
+            self._flip(2, offset)
+        refused = 0
+        with capturedLogs() as events:
+            for _ in range(5):
+                for number in range(40):
+                    try:
+                        machine.engine.get(2, b"row%d" % number, b"c")
+                    except TabletDamaged:
+                        refused += 1
+        self.assertGreater(refused, 20)
+        logged = [formatEvent(event) for event in events]
+        self.assertEqual(len(logged), 2, logged)
+        self.assertEqual(len(set(logged)), 2)
+        self.assertEqual([tablet for tablet, _why in self.told], [2])
+        machine.settle()
 
     def test_scrub_reads_beside_the_cache(self) -> None:
         """A block that the cache has is checked on the disk all the same."""

@@ -8,7 +8,14 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    capturedLogs,
+    formatEvent,
+    globalLogPublisher,
+)
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -328,8 +335,10 @@ class ErrorTests(ProtocolTestCase):
             assert isinstance(reply, Error)
             self.assertEqual(reply.code, "DISK")
         self.engine.unreadable = TabletDamaged(1, "bad block")
-        client.send(Get(ROW, COL))
-        self.assertEqual(client.replies(), [Error("DAMAGED", "tablet 1 is damaged: bad block")])
+        with capturedLogs() as logged:
+            client.send(Get(ROW, COL))
+            self.assertEqual(client.replies(), [Error("DAMAGED", "tablet 1 is damaged: bad block")])
+        self.assertEqual([e for e in logged if e["log_level"] >= LogLevel.warn], [])
         self.engine.unreadable = None
         client.send(Get(ROW, COL))
         self.assertEqual(client.replies(), [Missing()])
