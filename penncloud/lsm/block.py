@@ -99,6 +99,12 @@ def is_tombstone(cell: bytes) -> bool:
     return cell.startswith(_TOMBSTONE_MARK, _TOMBSTONE_AT)
 
 
+def version_of(cell: bytes) -> int:
+    """Version of an encoded cell."""
+    version: int = _CELL.unpack_from(cell)[2]
+    return version
+
+
 def count_tombstones(content: bytes, cells: Sequence[bytes]) -> int:
     """How many of `cells` are tombstones; `content` is a block of them."""
     # One search mostly answers for all.

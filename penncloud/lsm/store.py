@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from penncloud.lsm.cache import BlockCache
 from penncloud.lsm.entry import Entry, encode_note
-from penncloud.lsm.errors import NewerFormat, NoSuchTablet, StoreDamaged, TableDamaged
+from penncloud.lsm.errors import NoSuchTablet, StoreDamaged, TableDamaged
 from penncloud.lsm.manifest import Manifest, TableRef, TabletState, decode_manifest, encode_manifest
 from penncloud.lsm.metrics import EngineMetrics
 from penncloud.lsm.options import EngineOptions
@@ -247,13 +247,13 @@ class Store:
         return store
 
     def add_tablet(self, tablet: int, state: TabletState) -> TabletStore:
-        """Open a tablet of the manifest. Where a file is damaged, so is the tablet."""
+        """Open a tablet of the manifest. Where a file is damaged, so is the tablet. Raises NewerFormat."""
         store = TabletStore.of(tablet, state, self._on_damage)
         self.tablets[tablet] = store
         try:
             for ref in state.tables:
                 store.tables.append(self.open_table(ref.file))
-        except (TableDamaged, NewerFormat) as error:
+        except TableDamaged as error:
             store.condemn(str(error))
         return store
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import google_crc32c
 import msgspec
 
-from penncloud.lsm.block import RUN, Block, RawCell, checked, unseal
+from penncloud.lsm.block import RUN, Block, RawCell, checked, is_tombstone, unseal
 from penncloud.lsm.bloom import Probe, may_contain, probe_of
 from penncloud.lsm.cache import BlockCache, Cached
 from penncloud.lsm.errors import NewerFormat, TableDamaged
@@ -56,7 +56,7 @@ class OpensFiles(Protocol):
 
 
 class Properties(msgspec.Struct, frozen=True):
-    """What is known of a table as a whole. `data_bytes`: keys and values, before compression."""
+    """What is known of a table as a whole. `data_bytes`: its cells, encoded, before compression."""
 
     cells: int
     tombstones: int
@@ -236,8 +236,8 @@ class Table:
         ]
 
     def verify(self) -> None:
-        """Check every block and the order of keys. Raises TableDamaged."""
-        for _block in self._verified_blocks():
+        """Check every block, the order of keys, filter, index and properties. Raises TableDamaged."""
+        for _cells in self.verified():
             pass
 
     def places(self) -> list[tuple[int, int]]:
@@ -257,26 +257,39 @@ class Table:
 
     async def verify_in_slices(self, pacer: Pacer) -> None:
         """The same, beside other work."""
-        for _block in self._verified_blocks():
+        for _cells in self.verified():
             if pacer.due():
                 await pacer.rest()
 
-    def _verified_blocks(self) -> Iterator[None]:
+    def verified(self) -> Iterator[list[RawCell]]:
+        """The cells, block by block, while all is checked that `verify` checks."""
         guide = self._read_guide()
-        previous, cells = b"", 0
-        for first, place in zip(guide.keys, guide.places, strict=True):
-            block = Block(self._content(*place))
-            if block.key(0) != first:
+        first, previous = b"", b""
+        cells = tombstones = data_bytes = 0
+        for first_key, place in zip(guide.keys, guide.places, strict=True):
+            block = Block(self._content(*place)).raw()
+            if not block or block[0][0] != first_key:
                 raise TableDamaged(self.path, place[0], "the index does not match the block")
-            for key, _raw in block.raw():
+            for key, raw in block:
                 if key <= previous and cells:
                     raise TableDamaged(self.path, place[0], "keys are out of order")
                 if not may_contain(guide.words, probe_of(key)):
                     raise TableDamaged(self.path, place[0], "a key is missing in the filter")
+                first = first if cells else key
                 previous, cells = key, cells + 1
-            yield
-        if cells != self.properties.cells:
-            raise TableDamaged(self.path, 0, "the number of cells does not match")
+                tombstones += is_tombstone(raw)
+                data_bytes += len(raw)
+            yield block
+        found = Properties(cells, tombstones, data_bytes, first, previous)
+        for what, name in (
+            ("number of cells", "cells"),
+            ("number of tombstones", "tombstones"),
+            ("size of the data", "data_bytes"),
+            ("first or last key", "first_key"),
+            ("first or last key", "last_key"),
+        ):
+            if getattr(found, name) != getattr(self.properties, name):
+                raise TableDamaged(self.path, 0, f"the {what} does not match")
 
     # -- life ---------------------------------------------------------------------------------
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from attrs import define, field, frozen
 
 from penncloud.lsm.aside import ASIDE, names_of, read_aside, size_of
+from penncloud.lsm.block import version_of
 from penncloud.lsm.cache import BlockCache
 from penncloud.lsm.errors import NewerFormat, StoreDamaged, TableDamaged, TabletDamaged
-from penncloud.lsm.keys import hash_key
+from penncloud.lsm.keys import HASH_SPACE, hash_key, pack, unpack
 from penncloud.lsm.manifest import Manifest, TableRef, decode_manifest
 from penncloud.lsm.memtable import Memtable
 from penncloud.lsm.record import Record
@@ -160,30 +161,45 @@ def verify(disk: Disk) -> Report:
                 report.problems.append(f"tablet {tablet}: {tail.damaged}")
     except (StoreDamaged, NewerFormat, DiskError) as error:
         report.problems.append(str(error))
+    _verify_manifest(disk, manifest, report)
+    # Siblings of a split share tables: the version of any of them will do as a bound.
+    bounds: dict[TableRef, int] = {}
+    for state in manifest.tablets.values():
+        for ref in state.tables:
+            bounds[ref] = max(bounds.get(ref, 0), state.version)
+    for ref, version in bounds.items():
+        _verify_table(disk, ref, version, report)
+    return report
+
+
+def _verify_manifest(disk: Disk, manifest: Manifest, report: Report) -> None:
     for tablet, state in manifest.tablets.items():
         for reason in filter(None, (state.damaged, state.spoiled)):
             report.problems.append(f"tablet {tablet}: marked as damaged: {reason}")
-        if not state.lo < state.hi:
-            report.problems.append(f"tablet {tablet}: empty range")
+        if not 0 <= state.lo < state.hi <= HASH_SPACE:
+            report.problems.append(f"tablet {tablet}: empty range, or none of hashes")
+        if len({ref.file for ref in state.tables}) != len(state.tables):
+            report.problems.append(f"tablet {tablet}: has a table twice")
         try:
             read_blob(disk, state.meta)
         except TableDamaged as error:
             report.problems.append(f"tablet {tablet}: {error}")
-    for ref in {
-        ref.file: ref for state in manifest.tablets.values() for ref in state.tables
-    }.values():
-        _verify_table(disk, ref, report)
-    return report
+    highest = max(manifest.tables() | manifest.metas(), default=0)
+    if manifest.next_file <= highest:
+        report.problems.append(f"{MANIFEST}: next_file is not above file {highest}")
 
 
-def _verify_table(disk: Disk, ref: TableRef, report: Report) -> None:
+def _verify_table(disk: Disk, ref: TableRef, version: int, report: Report) -> None:
+    """Check one table, whose cells are not newer than the checkpoint's `version`."""
     try:
         table = Table(disk, table_path(ref.file), ref.file, BlockCache(_CACHE_BYTES))
     except (TableDamaged, NewerFormat) as error:
         report.problems.append(str(error))
         return
     try:
-        table.verify()
+        for cells in table.verified():
+            for key, cell in cells:
+                _verify_cell(table.path, key, version_of(cell), version)
         if (table.size_bytes, table.properties.cells) != (ref.bytes, ref.cells):
             report.problems.append(f"{table.path}: not the one that the manifest names")
         report.tables += 1
@@ -192,6 +208,17 @@ def _verify_table(disk: Disk, ref: TableRef, report: Report) -> None:
         report.problems.append(str(error))
     finally:
         table.release()
+
+
+def _verify_cell(path: str, key: bytes, version: int, newest: int) -> None:
+    try:
+        packed = pack(*unpack(key))
+    except ValueError:
+        packed = b""
+    if packed != key:
+        raise TableDamaged(path, 0, f"{key!r} is no key")
+    if version > newest:
+        raise TableDamaged(path, 0, f"a cell of version {version}, above the checkpoint's {newest}")
 
 
 def dump(disk: Disk, tablet: int | None = None) -> Iterator[tuple[int, ScannedCell]]:

@@ -240,7 +240,10 @@ class _RealReadFile(PlainReadFile):
         self._disk = disk
 
     def close(self) -> None:
-        self._disk.enqueue(super().close, True)
+        if self._disk.has_thread:
+            self._disk.enqueue(super().close, True)
+        else:
+            super().close()
 
 
 class RealDisk:
@@ -267,6 +270,11 @@ class RealDisk:
     def check(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+    @property
+    def has_thread(self) -> bool:
+        """Whether what is queued now is going to be done (by a thread that needs no start)."""
+        return self._thread is not None and not self._stopping
 
     def enqueue(self, work: _Work, background: bool) -> None:
         with self._work:

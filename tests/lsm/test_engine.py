@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import google_crc32c
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -9,7 +10,8 @@ from penncloud.lsm.errors import NewerFormat, NoSuchTablet, StoreDamaged, Tablet
 from penncloud.lsm.keys import HASH_SPACE
 from penncloud.lsm.memtable import StoredCell
 from penncloud.lsm.record import encode
-from penncloud.lsm.store import MANIFEST
+from penncloud.lsm.store import MANIFEST, TABLES
+from penncloud.lsm.table import FOOTER_BYTES
 from penncloud.platform.errors import DiskFailed, DiskFull
 from penncloud.platform.memory_disk import Fault
 from tests.lsm.machine import Machine, delete, put
@@ -154,9 +156,16 @@ class EngineTests(SynchronousTestCase):
         large = bytes(range(256)) * 4096
         self.machine.write(1, 1, put("row", "large", large), put("row", "empty", b""))
         self.machine.reopen(crash=True)
-        self.machine.engine.commit(1, 1)
-        self.assertEqual(self.machine.engine.get(1, b"row", b"large"), StoredCell(1, large))
-        self.assertEqual(self.machine.engine.get(1, b"row", b"empty"), StoredCell(1, b""))
+        engine = self.machine.engine
+        engine.commit(1, 1)
+        for work in (None, engine.checkpoint, engine.compact):
+            if work is not None:
+                self.machine.run(work(1))
+            self.assertEqual(engine.get(1, b"row", b"large"), StoredCell(1, large))
+            self.assertEqual(engine.get(1, b"row", b"empty"), StoredCell(1, b""))
+            self.assertEqual([len(cell.value) for cell in engine.scan(1, b"row")], [0, 2**20])
+        # Rather many small blocks than this one.
+        self.assertLess(engine._store.cache.size_bytes, 20_000)
 
 
 class EngineFaultTests(SynchronousTestCase):
@@ -234,6 +243,24 @@ class EngineFaultTests(SynchronousTestCase):
         machine.engine = machine._engine()
         with self.assertRaisesRegex(StoreDamaged, "MANIFEST"):
             machine.open()
+
+    def test_newer_table(self) -> None:
+        """A table of a later version is no damage: the directory is refused, and nothing marked in it."""
+        machine = self.machine
+        machine.write(1, 1, put("row", "a", "kept"))
+        machine.run(machine.engine.checkpoint(1))
+        path = f"{TABLES}/{machine.disk.listdir(TABLES)[0]}"
+        content = machine.disk.read(path)
+        footer = bytearray(content[-FOOTER_BYTES:-4])
+        footer[8] = 9
+        crc = google_crc32c.value(bytes(footer)).to_bytes(4, "little")
+        machine.run(machine.disk.replace(path, content[:-FOOTER_BYTES] + bytes(footer) + crc))
+        with self.assertRaisesRegex(NewerFormat, "version 9"):
+            machine.reopen(crash=True)
+        machine.settle()
+        machine.run(machine.disk.replace(path, content))
+        self.assertEqual(machine.reopen(crash=True)[1].damaged, "")
+        self.assertEqual(machine.engine.get(1, b"row", b"a"), StoredCell(1, b"kept"))
 
     def test_newer_manifest(self) -> None:
         """A directory of a later version is refused, and says so."""
