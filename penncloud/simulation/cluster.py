@@ -24,6 +24,7 @@ from penncloud.storage.node import StorageNode
 COORDINATOR_PORT = 8600
 STORAGE_PORT = 8700
 HTTP_PORT = 8081
+SMTP_PORT = 2500
 
 
 @frozen
@@ -33,6 +34,8 @@ class Settings:
     coordinators: int = 1
     storages: int = 3
     frontends: int = 1
+    # Real web frontends, and a mail server; otherwise frontends only register.
+    services: bool = False
     clients: int = 2
     tablets: int = 6
     heartbeat_ms: int = 100
@@ -110,6 +113,12 @@ class Cluster:
             self._add(f"http-{n + 1}", self._frontend(f"http-{n + 1}"))
             for n in range(settings.frontends)
         ]
+        self.mail_servers = [
+            self._add(name, self._mail_server(name)) for name in mail_servers(settings)
+        ]
+        if settings.services:
+            # Twisted's web server stamps its answers with the machine's own clock.
+            world.network.stamped_ports = {HTTP_PORT}
         self.clients = [
             self._add(f"client-{n + 1}", self._client(program)) for n in range(settings.clients)
         ]
@@ -117,7 +126,7 @@ class Cluster:
 
     @property
     def servers(self) -> list[Host]:
-        return [*self.coordinators, *self.storages, *self.frontends]
+        return [*self.coordinators, *self.storages, *self.frontends, *self.mail_servers]
 
     @property
     def hosts(self) -> list[Host]:
@@ -194,7 +203,20 @@ class Cluster:
     def _frontend(self, name: str) -> Callable[[Environment, Disk], Node]:
         def build(environment: Environment, _disk: Disk) -> Node:
             role = config.Http(id=name, host=self._address(name), port=HTTP_PORT)
-            return FrontendNode(environment, self.configuration, role)
+            if not self.settings.services:
+                return FrontendNode(environment, self.configuration, role)
+            from penncloud.simulation.role_nodes import web_frontend
+
+            return web_frontend(environment, self.configuration, role)
+
+        return build
+
+    def _mail_server(self, name: str) -> Callable[[Environment, Disk], Node]:
+        def build(environment: Environment, _disk: Disk) -> Node:
+            from penncloud.simulation.role_nodes import mail_server
+
+            role = config.Smtp(id=name, host=self._address(name), port=SMTP_PORT)
+            return mail_server(environment, self.configuration, role)
 
         return build
 
@@ -203,6 +225,11 @@ class Cluster:
 
     def _address(self, name: str) -> str:
         return self.world.hosts[name].address
+
+
+def mail_servers(settings: Settings) -> tuple[str, ...]:
+    """Their hosts' names."""
+    return ("smtp-1",) if settings.services else ()
 
 
 def drawn_settings(chance: random.Random, base: Settings) -> Settings:

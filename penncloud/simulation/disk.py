@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Final
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from penncloud.platform.memory_disk import Fault, MemoryDisk
+
+# However slow and stalled: what is under way when the troubles end has to end, too.
+LONGEST_SYNC_S: Final = 5.0
 
 
 @frozen
@@ -85,4 +89,5 @@ class SimulatedDisk(MemoryDisk):
         delay_s = self._quality.sync_s * chance.uniform(1, 3) * self.slowness
         if chance.random() < self._quality.stall_rate:
             delay_s *= 100
+        delay_s = min(delay_s, LONGEST_SYNC_S)
         self._clock.callLater(delay_s, lambda: None if self.dead else f())

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from penncloud.simulation.cluster import Cluster, Settings
+from penncloud.simulation.cluster import Cluster, Settings, mail_servers
 from penncloud.simulation.raft_oracle import raft_of
 
 
@@ -321,7 +321,7 @@ class Who:
 
     coordinators: tuple[str, ...]
     storages: tuple[str, ...]
-    frontends: tuple[str, ...]
+    frontends: tuple[str, ...]  # and mail servers
     clients: tuple[str, ...]
 
     @classmethod
@@ -332,7 +332,7 @@ class Who:
         return cls(
             names("coordinator", settings.coordinators),
             names("storage", settings.storages),
-            names("http", settings.frontends),
+            names("http", settings.frontends) + mail_servers(settings),
             names("client", settings.clients),
         )
 

@@ -51,6 +51,8 @@ class Network:
         self.cut: set[tuple[str, str]] = set()
         # Seconds added to what takes a link.
         self.slow: dict[tuple[str, str], float] = {}
+        # Ports over which times of the real clock travel: what goes there is no fact of the run.
+        self.stamped_ports: set[int] = set()
         # Bytes per second of a link, where it is less than usual.
         self.narrow: dict[tuple[str, str], float] = {}
         # When what was sent over a link so far is through.

@@ -18,6 +18,7 @@ from penncloud.simulation import ambush, faults
 from penncloud.simulation.cluster import Settings
 from penncloud.simulation.raft_scenario import RaftScenario
 from penncloud.simulation.scenario import ClusterScenario, Scenario
+from penncloud.simulation.visitors import Visitors
 
 _USERS: Final = (Registers, Counters, Bank, Appends, Watched, Flags)
 
@@ -120,6 +121,26 @@ _SCENARIOS: Final[tuple[Scenario, ...]] = (
         "the same cluster; connections break while answers are under way",
         (Appends, Counters),
         (faults.storage_resets, faults.storage_resets, faults.losses, faults.slow_links),
+    ),
+    ClusterScenario(
+        "services",
+        "web frontends and a mail server at work; people sign up, log in, chat and write mail",
+        (Visitors,),
+        (
+            faults.kills,
+            faults.client_kills,
+            faults.blackouts,
+            faults.restarts,
+            faults.pauses,
+            faults.cuts,
+            faults.narrow_links,
+            faults.losses,
+            faults.resets,
+            faults.slow_disks,
+            faults.wall_jumps,
+        ),
+        Settings(frontends=2, services=True),
+        (5.0, 15.0),
     ),
     RaftScenario(),
     RaftScenario(

@@ -318,9 +318,9 @@ class Socket:
         world = self.host.world
         peer = self.peer
         assert peer is not None
-        world.trace.fact(
-            self.host.name, f"{kind} to {peer.host.name} {len(data)} {crc32(data):08x}"
-        )
+        stamped = self._network.stamped_ports.intersection((self._local.port, self._remote.port))
+        content = "" if stamped else f"{crc32(data):08x}"
+        world.trace.fact(self.host.name, f"{kind} to {peer.host.name} {len(data)} {content}")
         self.wire.send(kind, data)
 
     def has_room(self) -> None:

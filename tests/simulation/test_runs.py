@@ -73,6 +73,10 @@ class SeedTests(RunCase):
         """Voters die as soon as they have voted."""
         self.clean("elections", range(4))
 
+    def test_services(self) -> None:
+        """Web frontends and a mail server at work: what people were told is done is there, once."""
+        self.clean("services", range(1, 4))
+
     def test_hot(self) -> None:
         """Everybody wants the same cell, and asks for it in all ways."""
         self.clean("hot", range(2))
