@@ -25,7 +25,7 @@ function update(row, server) {
   show(state, server.state);
   state.className = `state ${server.state}`;
   const silent = field("silent");
-  silent.hidden = server.state === "live";
+  silent.hidden = ["live", "drained"].includes(server.state);
   show(silent, `silent for ${Math.round(server.seen_s)} s`);
   field("disabled").hidden = server.enabled;
   for (const button of row.querySelectorAll("[data-action]")) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
@@ -67,6 +68,30 @@ class AdminPagesTests(TestCase):
         self.assertEqual(servers["storage-2"]["actions"], ["start"])
         self.assertEqual(servers["http-2"]["actions"], ["restart", "stop", "disable"])
         self.assertFalse(polled["stale"])
+
+    async def test_tablets_that_are_not_in_order(self) -> None:
+        """How many are degraded stands above the table, and who joins and leaves in it."""
+        browser = await self.admin()
+        self.assertNotIn("not in order", (await browser.get("/admin/tablets")).text)
+        current = self.frontend.directory.current
+        members = ["storage-1", "storage-2"]
+        degraded = TabletInfo(
+            7,
+            0,
+            2**32,
+            2,
+            "storage-1",
+            members,
+            {"storage-3": 12},
+            "degraded",
+            ["storage-3"],
+            ["storage-2"],
+        )
+        self.frontend.directory.current = msgspec.structs.replace(current, tablets=[degraded])
+        text = " ".join((await browser.get("/admin/tablets")).text.split())
+        self.assertIn("1 of 1 tablets is not in order:", text)
+        self.assertIn('<span class="state degraded">1 degraded</span>', text)
+        self.assertIn("storage-1, storage-2 leaves, storage-3 (12) joins", text)
 
     async def test_the_effect_is_told_and_the_name_asked_for(self) -> None:
         """Without the server's name, or with another one, a stop does not happen."""
