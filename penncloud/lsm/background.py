@@ -47,7 +47,8 @@ class Background(Generic[_J]):
         self._after = after
         # A job is under way or about to begin.
         self.running = False
-        self._closed = False
+        # No more jobs begin.
+        self.closed = False
         self._retry: IDelayedCall | None = None
         self._wanted: dict[int, list[Deferred[None]]] = {}
         self._idle: list[Deferred[None]] = []
@@ -59,7 +60,7 @@ class Background(Generic[_J]):
 
     def request(self, tablet: int) -> Deferred[None]:
         """Fire after a job on `tablet` that begins from now on; fails as that does."""
-        if self._closed:
+        if self.closed:
             return fail(Overloaded("the engine is closing"))
         waiter: Deferred[None] = Deferred()
         self._wanted.setdefault(tablet, []).append(waiter)
@@ -73,14 +74,14 @@ class Background(Generic[_J]):
 
     def check(self) -> None:
         """Begin a job, in a turn of its own, if one is due."""
-        if self.running or self._closed or self._retry is not None:
+        if self.running or self.closed or self._retry is not None:
             return
         if self._choose(self._wanted) is not None:
             self.running = True
             self._clock.callLater(0, self._start)
 
     def _start(self) -> None:
-        chosen = None if self._closed else self._choose(self._wanted)
+        chosen = None if self.closed else self._choose(self._wanted)
         if chosen is None:
             self.running = False
             self._go_on()
@@ -93,7 +94,7 @@ class Background(Generic[_J]):
     def _finish(self, result: Failure | None, job: _J, waiters: list[Deferred[None]]) -> None:
         failure = result if isinstance(result, Failure) else None
         self.running = False
-        if self._ended(job, failure) and not self._closed:
+        if self._ended(job, failure) and not self.closed:
             self._retry = self._clock.callLater(self._retry_s, self._try_again)
         self._after()
         self._go_on()
@@ -116,7 +117,7 @@ class Background(Generic[_J]):
 
     def close(self) -> Deferred[None]:
         """Begin no more jobs, refuse those that wait; fire when the one under way has ended."""
-        self._closed = True
+        self.closed = True
         wanted, self._wanted = self._wanted, {}
         for waiter in (waiter for waiters in wanted.values() for waiter in waiters):
             waiter.errback(Overloaded("the engine is closing"))

@@ -33,9 +33,10 @@ from penncloud.lsm.errors import NoSuchTablet, TableDamaged
 from penncloud.lsm.keys import hash_key
 from penncloud.lsm.manifest import Manifest
 from penncloud.lsm.merge_job import MergeJob, surviving
-from penncloud.lsm.store import Store, reference, table_path
+from penncloud.lsm.store import TABLES, Store, reference, table_path
 from penncloud.lsm.table import Table
 from penncloud.lsm.tablet import TabletStore
+from penncloud.platform.child import ChildFailed
 from penncloud.platform.errors import DiskFailed, DiskFull
 
 # Fewest tables worth merging, and how many a tablet may have before any are merged.
@@ -143,17 +144,21 @@ class Compactor:
         return None if best is None else (best.tablet.tablet, best)
 
     def _ended(self, job: _Job, failure: Failure | None) -> bool:
-        later = False
-        if failure is not None and isinstance(failure.value, TableDamaged):
-            job.tablet.spoil(failure.value)
-        elif failure is not None and not failure.check(DiskFailed, NoSuchTablet):
-            later = True
-            self._log.warn(
-                "Tablet {tablet} cannot be compacted now: {error}",
-                tablet=job.tablet.tablet,
-                error=failure.getErrorMessage(),
-            )
-        return later
+        tablet = job.tablet
+        if failure is None or failure.check(DiskFailed, NoSuchTablet):
+            return False
+        if self._store.tablets.get(tablet.tablet) is not tablet:
+            # Dropped meanwhile: that a child has not found its files is no damage.
+            return False
+        if isinstance(failure.value, TableDamaged):
+            tablet.spoil(failure.value)
+            return False
+        self._log.warn(
+            "Tablet {tablet} cannot be compacted now: {error}",
+            tablet=tablet.tablet,
+            error=failure.getErrorMessage(),
+        )
+        return True
 
     async def _compact(self, job: _Job) -> None:
         """Merge some tables of a tablet, which stay as they are until the manifest changes."""
@@ -200,15 +205,27 @@ class Compactor:
     async def _merge(
         self, tablet: TabletStore, inputs: list[Table], drop_tombstones: bool
     ) -> Table | None:
-        store, options = self._store, self._store.options
+        store = self._store
         low, high = hash_key(tablet.state.lo), hash_key(tablet.state.hi)
         size = sum(table.size_bytes for table in inputs)
         if store.disk.free_bytes() < size:
             # Flushes and the log need what is left more.
             raise DiskFull(f"no room for a merge of {size} bytes")
-        if self._merger is None or size < _CHILD_BYTES:
-            at_most = sum(table.properties.cells for table in inputs)
-            return await build_table(store, surviving(inputs, low, high, drop_tombstones), at_most)
+        if self._merger is not None and size >= _CHILD_BYTES:
+            try:
+                return await self._merge_elsewhere(self._merger, inputs, low, high, drop_tombstones)
+            except ChildFailed as error:
+                if self._jobs.closed:
+                    raise
+                # Where no process can be had, slow merges are better than none.
+                self._log.warn("A merge is done in the server: {error}", error=error)
+        at_most = sum(table.properties.cells for table in inputs)
+        return await build_table(store, surviving(inputs, low, high, drop_tombstones), at_most)
+
+    async def _merge_elsewhere(
+        self, merger: Merger, inputs: list[Table], low: bytes, high: bytes, drop_tombstones: bool
+    ) -> Table | None:
+        store, options = self._store, self._store.options
         number = store.new_file()
         job = MergeJob(
             [table.path for table in inputs],
@@ -222,8 +239,8 @@ class Compactor:
             options.compression,
         )
         try:
-            if await self._merger.merge(job):
-                await store.disk.sync_dir("lsm/tables")
+            if await merger.merge(job):
+                await store.disk.sync_dir(TABLES)
                 return store.open_table(number)
         except BaseException:
             store.discard(job.output)

@@ -15,7 +15,7 @@ from penncloud.lsm.keys import HASH_SPACE
 from penncloud.lsm.memtable import StoredCell
 from penncloud.lsm.merge_job import MergeJob
 from penncloud.platform.child import ChildFailed
-from penncloud.platform.errors import DiskFull
+from penncloud.platform.errors import DiskError, DiskFull
 from penncloud.platform.memory_disk import Fault
 from tests.lsm.machine import SMALL, Machine, Stuck, delete, put
 
@@ -337,6 +337,7 @@ class CompactionPressureTests(SynchronousTestCase):
         self.assertEqual(len(self.merger.waiting), 1)
         machine.settle(60)
         self.assertFalse(waiting[0].called)
+        # From here on they are done in the server.
         self.patch(compaction, "_CHILD_BYTES", 2**40)
         self.merger.waiting.pop().errback(ChildFailed("killed"))
         for one in waiting:
@@ -349,11 +350,36 @@ class CompactionPressureTests(SynchronousTestCase):
     def test_failing_compactions(self) -> None:
         """While compactions fail, writes do not wait for them: tables are better than refusals."""
         waiting = self._fill()
-        self.merger.waiting.pop().errback(ChildFailed("killed"))
+        self.merger.waiting.pop().errback(DiskError("refused"))
         for one in waiting:
             self.machine.run(one)
         tables = len(self.machine.engine._tablets[1].tables)
         self.assertGreater(tables, 6)
+
+    def test_no_processes(self) -> None:
+        """Where no child can be had, merges are done in the server: slower, and not never."""
+        self._fill()
+        before = self.machine.cells(1)
+        self.merger.waiting.pop().errback(ChildFailed("cannot fork"))
+        self.machine.settle(5)
+        self.assertLess(len(self.machine.engine._tablets[1].tables), 6)
+        after = self.machine.cells(1)
+        self.assertEqual({key: after[key] for key in before}, before)
+
+    def test_dropped_meanwhile(self) -> None:
+        """A child that no longer finds the files of a dropped tablet has found no damage."""
+        machine = self.machine
+        self._fill()
+        machine.settle(1)
+        while machine.engine._appender.stalled:
+            # The drop waits for nobody: writes that wait are refused with it.
+            machine.run(machine.engine.checkpoint(1))
+        told: list[int] = []
+        machine.engine.on_damage(lambda tablet, _why: told.append(tablet))
+        machine.run(machine.engine.drop_tablet(1))
+        self.merger.waiting.pop().errback(TableDamaged("lsm/tables/x.table", 0, "missing"))
+        machine.settle(10)
+        self.assertEqual(told, [])
 
     def test_asked_for(self) -> None:
         """A checkpoint that somebody asks for is made all the same: a split or a transfer needs it."""

@@ -11,6 +11,8 @@ import time
 import msgspec
 from prometheus_client import CollectorRegistry
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from penncloud.lsm import compaction, merge_child
@@ -41,7 +43,10 @@ class ProcessMergerTests(TestCase):
         self.merger = ProcessMerger(reactor, self.path)
         environment = Environment(reactor, time.time, random.Random(0), os.urandom, no_threads)
         options = EngineOptions(segment_bytes=100_000, block_bytes=500, compression="zstd")
-        self.engine = Engine(self.disk, environment, options, CollectorRegistry(), self.merger)
+        self.make = lambda: Engine(
+            self.disk, environment, options, CollectorRegistry(), self.merger
+        )
+        self.engine = self.make()
         await self.engine.open()
         await self.engine.create_tablet(1, 0, HASH_SPACE)
         for version in (1, 2, 3):
@@ -80,15 +85,29 @@ class ProcessMergerTests(TestCase):
             await self.engine.compact(1)
         self.assertEqual(len(self.disk.listdir("lsm/tables")), 3)
 
-    async def test_killed(self) -> None:
+    async def test_stopped(self) -> None:
         """A stop does not wait for the child; nothing has happened then."""
         before = list(self.engine.scan_tablet(1))
         compacting = self.engine.compact(1)
-        reactor.callLater(0.05, self.merger.stop)
+        await deferLater(reactor, 0.05)
+        closing = Deferred.fromCoroutine(self.engine.close())
         with self.assertRaises(ChildFailed):
             await compacting
+        await closing
+        self.engine = self.make()
+        (found,) = await self.engine.open()
+        self.assertEqual(found.version, 3)
         self.assertEqual(list(self.engine.scan_tablet(1)), before)
         self.assertEqual(len(self.disk.listdir("lsm/tables")), 3)
+
+    async def test_killed(self) -> None:
+        """When something kills the child, the server does its work."""
+        before = list(self.engine.scan_tablet(1))
+        compacting = self.engine.compact(1)
+        reactor.callLater(0.02, self.merger.stop)
+        await compacting
+        self.assertEqual(list(self.engine.scan_tablet(1)), before)
+        self.assertEqual(len(self.disk.listdir("lsm/tables")), 1)
 
 
 class MergeChildTests(SynchronousTestCase):
