@@ -36,7 +36,9 @@ class RaftScenario:
         steps = STEPS if limits.until_s is None else int(limits.until_s * STEPS_PER_S)
         result = Result(self.name, seed, trouble_s=steps / STEPS_PER_S)
         size = 4 if self.focus == "members" else 3 + 2 * (seed % 2)
-        world = World(seed, size, broken, result.trace.append if keep_trace else None, self.focus)
+        world = World(
+            seed, size, broken, result.trace.append if keep_trace else None, focus=self.focus
+        )
         result.plan = [f"{size} voters, {steps} steps of trouble, then peace"]
         try:
             for _ in range(steps):

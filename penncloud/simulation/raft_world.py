@@ -60,8 +60,11 @@ class World:
         size: int = 3,
         broken: Callable[[str], bool] = nothing_broken,
         note: Callable[[str], None] | None = None,
+        *,
         focus: Focus = "",
+        node_type: type[RaftNode] = RaftNode,
     ) -> None:
+        self.node_type = node_type
         self.note = note
         self.chance = random.Random(seed)
         self.broken = broken
@@ -118,7 +121,7 @@ class World:
     # -- machines --------------------------------------------------------------------------------
 
     def start(self, host: Host) -> None:
-        host.node = RaftNode(
+        host.node = self.node_type(
             host.id,
             RaftLog(host.snapshot, host.entries),
             host.hard_state,

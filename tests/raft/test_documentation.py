@@ -12,6 +12,7 @@ from penncloud.coordinator.messages import CoordinatorRole
 from penncloud.platform.config import Coordinator
 from penncloud.raft.messages import Message
 from penncloud.raft.node import Role
+from tests.raft.diagram import document
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "raft.md").read_text("utf-8")
 
@@ -22,6 +23,10 @@ class DocumentationTests(SynchronousTestCase):
         for name in (*get_args(Role), *get_args(Phase)):
             self.assertIn(name, TEXT)
         self.assertIn("learner", {*get_args(CoordinatorRole)})
+
+    def test_diagram(self) -> None:
+        """The state diagram is what the code does; if not: python -m tests.raft.diagram."""
+        self.assertEqual(document(), TEXT)
 
     def test_messages(self) -> None:
         """Every message is named."""
