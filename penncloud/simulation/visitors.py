@@ -18,9 +18,15 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed
 from twisted.internet.protocol import Factory
-from twisted.web.client import Agent, PartialDownloadError, ResponseFailed, readBody
+from twisted.web._newclient import RequestNotSent, RequestTransmissionFailed
+from twisted.web.client import (
+    Agent,
+    PartialDownloadError,
+    ResponseFailed,
+    readBody,
+)
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer
@@ -43,7 +49,10 @@ MAIL_SERVER: Final = "smtp-1"
 _PATIENCE: Final = Timeouts(5, 20, 20, 20, 20, 20)
 _FAILURES: Final = (
     ConnectError,
+    ConnectingCancelledError,
     ConnectionClosed,
+    RequestNotSent,
+    RequestTransmissionFailed,
     ResponseFailed,
     PotentialDataLoss,
     PartialDownloadError,
