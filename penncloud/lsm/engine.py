@@ -47,7 +47,7 @@ from penncloud.lsm.metrics import EngineMetrics
 from penncloud.lsm.options import EngineOptions
 from penncloud.lsm.recovery import Replay, TabletTail
 from penncloud.lsm.scrub import Scrubber
-from penncloud.lsm.sizes import Estimate, estimate, split_point
+from penncloud.lsm.sizes import Estimate, estimate, reaches_out, split_point
 from penncloud.lsm.snapshot import Snapshot
 from penncloud.lsm.store import Store, read_blob
 from penncloud.lsm.tablet import ScannedCell, TabletStore
@@ -252,6 +252,13 @@ class Engine:
         store = self._store.tablet(tablet)
         store.check()
         return split_point(store)
+
+    def reaches_out(self, tablet: int) -> bool:
+        """Whether tables of a tablet have rows that are not its own: a compaction would trim them.
+
+        So it is after a split. Such tables go whole to whoever fetches the tablet. Raises NoSuchTablet.
+        """
+        return reaches_out(self._store.tablet(tablet))
 
     def estimate(self, tablet: int) -> Estimate:
         """About how much a tablet holds, superseded cells included. Raises as reads do."""

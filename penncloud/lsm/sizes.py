@@ -37,6 +37,15 @@ def estimate(store: TabletStore) -> Estimate:
     return Estimate(size, cells)
 
 
+def reaches_out(store: TabletStore) -> bool:
+    """Whether tables have keys of other tablets."""
+    low, high = hash_key(store.state.lo), hash_key(store.state.hi)
+    return any(
+        table.properties.first_key < low or table.properties.last_key >= high
+        for table in store.tables
+    )
+
+
 def split_point(store: TabletStore) -> int | None:
     """See `Engine.split_point`; memtables are small beside tables, and not looked at."""
     low, high = hash_key(store.state.lo), hash_key(store.state.hi)

@@ -278,6 +278,9 @@ class CheckpointImport:
                 tables=tuple(map(reference, tables)),
             )
             await store.edit(lambda manifest: manifest.with_tablet(description.tablet, state))
+            replace(description.tablet)
+            # While the tables are open: they need not be read again.
+            store.add_tablet(description.tablet, state)
         except PennCloudError:
             for path in moved:
                 store.discard(path)
@@ -285,8 +288,6 @@ class CheckpointImport:
         finally:
             for table in tables:
                 store.release_table(table)
-        replace(description.tablet)
-        store.add_tablet(description.tablet, state)
         try:
             await self.discard()
         except DiskError as error:

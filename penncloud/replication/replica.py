@@ -129,6 +129,15 @@ class Replica:
         """The version of the log's last entry: the owner's next one is behind it."""
         return self.state.log.last_version
 
+    def hears(self, primary: str) -> bool:
+        """Whether `primary` leads this replica, and has said so within the silence that is allowed."""
+        part, state = self.part, self.state
+        return (
+            isinstance(part, Secondary)
+            and part.leader == primary
+            and state.now - part.heard_at <= state.options.silence_s
+        )
+
     def lag(self) -> dict[str, int]:
         """At the primary: how many versions each other replica has yet to ACK."""
         if not isinstance(self.part, Primary):

@@ -148,8 +148,9 @@ class EngineAgainstDict(RuleBasedStateMachine):
         self.machine.run(self.machine.engine.compact(tablet))
 
     @precondition(lambda self: len(self.tablets) < 5)
-    @rule(data=st.data())
-    def split(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), noops=st.integers(0, 2))
+    def split(self, data: st.DataObject, noops: int) -> None:
+        """At the last committed entry; what has no effects may stand behind it."""
         tablet = data.draw(st.sampled_from(sorted(self.tablets)))
         point = self.machine.engine.split_point(tablet)
         lo, hi = self.tablets[tablet]
@@ -157,7 +158,11 @@ class EngineAgainstDict(RuleBasedStateMachine):
             point = (lo + hi) // 2
         left, right = self.next_tablet, self.next_tablet + 1
         self.next_tablet += 2
-        self.machine.run(self.machine.engine.split_tablet(tablet, point, left, right))
+        version = self.versions[tablet]
+        for number in range(noops):
+            entry = self.machine.entry(tablet, version + 1 + number)
+            self.machine.run(self.machine.engine.append([entry]))
+        self.machine.run(self.machine.engine.split_tablet(tablet, point, left, right, (version, 1)))
         del self.tablets[tablet]
         version = self.versions.pop(tablet)
         self.tablets |= {left: (lo, point), right: (point, hi)}

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from penncloud.lsm import transfer
 from penncloud.lsm.errors import Overloaded, StoreDamaged, TableDamaged, TabletDamaged
 from penncloud.lsm.keys import HASH_SPACE
-from penncloud.platform.errors import DiskFull
+from penncloud.platform.errors import DiskFailed, DiskFull
 from penncloud.platform.memory_disk import Fault
 from penncloud.replication.messages import Checkpoint, StagePiece
 from penncloud.storage.checkpoints import IDLE_S, Copies, PieceRead
@@ -54,6 +54,10 @@ class Server:
         return self.machine.run(self.copies.read(1, number, offset))
 
 
+class Incomplete(AssertionError):
+    """What was installed is not what was sent."""
+
+
 class Spoiled(Exception):
     """The sender has nothing to give."""
 
@@ -76,7 +80,7 @@ def fetch(sender: Server, receiver: Server, checkpoint: Checkpoint) -> int:
             break
     found = run(receiver.copies.install(1, "sender", checkpoint))
     if (found.version, found.meta) != (checkpoint.version, _BLOB):
-        raise AssertionError(found)
+        raise Incomplete(found)
     return pieces
 
 
@@ -205,6 +209,29 @@ class CopiesTests(SynchronousTestCase):
             if disk.operations <= fault_at:
                 break
         self.assertGreater(refused, 10)
+
+    def test_failure_at_every_operation(self) -> None:
+        """A receiver whose disk fails stops; started again it goes on, or has all of it."""
+        failed = 0
+        for operation in range(2000):
+            receiver = Server(2)
+            disk = receiver.machine.disk
+            fault_at = disk.operations + operation
+            disk.faults[fault_at] = Fault.FAIL
+            try:
+                fetch(self.sender, receiver, self.checkpoint)
+            except (DiskFailed, TableDamaged, Incomplete):
+                # A read that fails is taken for damage, and all is fetched anew.
+                failed += 1
+            reached = disk.operations > fault_at
+            found = receiver.machine.reopen(crash=True)
+            receiver._begin()
+            if 1 not in found or found[1].damaged:
+                fetch(self.sender, receiver, self.checkpoint)
+            self.assertEqual(receiver.machine.cells(1), self.cells, f"failure at {operation}")
+            if not reached:
+                break
+        self.assertGreater(failed, 10)
 
     def test_no_room_at_all(self) -> None:
         """A checkpoint that does not fit is refused before it fills the disk."""
