@@ -185,6 +185,10 @@ class CoordinatorNode:
             return "it does not run"
         return "" if self.decisions.leader else "no coordinator leads: is a majority of them up?"
 
+    def reload(self, role: config.Role) -> frozenset[str]:
+        """Nothing of a coordinator's configuration can be changed while it runs."""
+        return frozenset()
+
     def view(self) -> ClusterView:
         """As this coordinator sees the cluster now, whether or not others have decided more."""
         return self._observer().cluster(self._environment.reactor.seconds())

@@ -10,7 +10,7 @@ from penncloud.client.directory import Directory, NodeInfo
 from penncloud.client.table import Watching
 from penncloud.lb.balance import RoundRobin
 from penncloud.lb.site import balancer_site, clear_site
-from penncloud.platform.config import Cluster, Lb
+from penncloud.platform.config import Cluster, Lb, Role
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import listen, port_of
@@ -52,6 +52,10 @@ class LbNode:
         return self._registration.trouble() or (
             "" if self._turns.eligible else "no frontend can be given clients"
         )
+
+    def reload(self, role: Role) -> frozenset[str]:
+        """Nothing of a balancer's configuration can be changed while it runs."""
+        return frozenset()
 
     async def start(self) -> None:
         if self._role.mode != "redirect":

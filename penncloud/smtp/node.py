@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
 from penncloud.client.table import Table
-from penncloud.platform.config import Cluster, Smtp
+from penncloud.platform.config import Cluster, Role, Smtp
 from penncloud.platform.environment import Environment
 from penncloud.platform.listening import listen, port_of
 from penncloud.platform.tls import ServerCertificate
@@ -27,6 +27,23 @@ from penncloud.smtp.reception import Reception
 from penncloud.smtp.relay import Relay
 from penncloud.smtp.runner import QueueRunner, Schedule
 from penncloud.smtp.server import InboundServer, Limits
+
+# What can be changed while it runs.
+RELOADED: Final = frozenset(
+    (
+        "max_message_bytes",
+        "max_recipients",
+        "max_connections",
+        "max_connections_per_client",
+        "idle_timeout_s",
+        "data_timeout_s",
+        "retry_seconds",
+        "delay_notice_hours",
+        "expire_hours",
+        "relay_port",
+        "smart_host",
+    )
+)
 
 
 class TableClient(Table, Protocol):
@@ -61,19 +78,20 @@ class SmtpNode:
         )
         queue = Queue(table, environment, role.id, new_incarnation(environment))
         resolver = make_resolver(environment, role.resolver)
+        self._relay = Relay(
+            environment,
+            MxRouter(environment, resolver, hostname, role.address_literals),
+            hostname,
+            role.relay_port,
+            role.smart_host,
+            opportunistic_tls=role.relay_tls == "opportunistic",
+        )
         self._runner = QueueRunner(
             environment,
             queue,
             bodies,
             Outbox(environment, bodies, post, queue),
-            Relay(
-                environment,
-                MxRouter(environment, resolver, hostname, role.address_literals),
-                hostname,
-                role.relay_port,
-                role.smart_host,
-                opportunistic_tls=role.relay_tls == "opportunistic",
-            ),
+            self._relay,
             Reports(environment, post, hostname),
             Reclaimer(table, environment, bodies, post, queue),
             registry,
@@ -90,6 +108,15 @@ class SmtpNode:
     def trouble(self) -> str:
         """Why it cannot do its work just now; "" if it can."""
         return "it does not run" if self._registration is None else self._registration.trouble()
+
+    def reload(self, role: Role) -> frozenset[str]:
+        """See `taps._service.Node`. Sessions that are open keep the times that they began with."""
+        assert isinstance(role, Smtp)
+        self._inbound.limits = limits_of(role)
+        self._runner.schedule = schedule_of(role)
+        self._relay.port = role.relay_port
+        self._relay.smart_host = role.smart_host
+        return RELOADED
 
     async def start(self) -> None:
         role = self._role

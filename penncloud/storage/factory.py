@@ -57,6 +57,12 @@ class TextFactory(Factory):
         self.connections[protocol] = None
         return protocol
 
+    def log_slower(self, slow_s: float) -> None:
+        """Log requests that take so long from now on."""
+        self._slow_s = slow_s
+        for protocol in self.connections:
+            protocol.slow_s = slow_s
+
     def _ended(self, protocol: TextProtocol) -> None:
         self.connections.pop(protocol, None)
         if not self.connections:

@@ -85,6 +85,11 @@ class StorageNode:
         """Why it cannot do its work just now; "" if it can."""
         return "it does not run" if self._registration is None else self._registration.trouble()
 
+    def reload(self, role: config.Role) -> frozenset[str]:
+        """See `taps._service.Node`."""
+        self._text.log_slower(role.slow_s)
+        return frozenset(("log_slower_ms",))
+
     async def start(self) -> None:
         """Bring the tablets back, serve, and begin to register. Raises ConfigurationError."""
         role, environment = self._role, self._environment

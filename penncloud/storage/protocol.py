@@ -121,7 +121,7 @@ class TextProtocol(LineReceiver):
         self._service = service
         self._depth = pipeline_depth
         self._ended = ended
-        self._slow_s = slow_s
+        self.slow_s = slow_s
         self._decoder = RequestDecoder()
         self._waiting: deque[Request | Malformed] = deque()
         self._replies = ReplyQueue()
@@ -326,7 +326,7 @@ class TextProtocol(LineReceiver):
         """Answer a request; one that took long is logged with what it was done for."""
         self._replies.fill(slot, reply)
         took_s = self._clock.seconds() - slot.begun_s
-        if took_s >= self._slow_s:
+        if took_s >= self.slow_s:
             with self._working_for(slot):
                 self.log.info(
                     "{kind} took {ms} ms: {reply}",

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from penncloud.platform.config import Role
 from penncloud.platform.disk import Disk
 from penncloud.taps._service import Node, stop_with_error
 
@@ -39,6 +40,9 @@ class OnDataDirectory:
 
     def trouble(self) -> str:
         return self._node.trouble()
+
+    def reload(self, role: Role) -> frozenset[str]:
+        return self._node.reload(role)
 
     def _failed(self, error: BaseException) -> None:
         self.log.error("the disk has failed, so this process ends: {error}", error=str(error))

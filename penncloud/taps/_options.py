@@ -48,6 +48,13 @@ class RoleOptions(usage.Options):
     cluster: Cluster
     role: Role
 
+    def read(self) -> tuple[Cluster, Role]:
+        """The sections as the file and the options have them now.
+
+        Raises ConfigurationError, and UsageError for an option.
+        """
+        raise NotImplementedError
+
 
 def role_options(name: str, synopsis: str) -> type[RoleOptions]:
     """The Options class of the role whose section is `name`."""
@@ -73,23 +80,27 @@ def role_options(name: str, synopsis: str) -> type[RoleOptions]:
 
         def postOptions(self) -> None:
             try:
-                document = read_file(self["config"]) if self["config"] else {}
-                cluster = dict(document.get("cluster", {}))
-                role = dict(document.get(name, {}))
-                _apply(cluster, Cluster, self, "cluster-")
-                _apply(role, kind, self, "")
-                self.cluster = section(Cluster, cluster, "[cluster]")
-                self.role = cast(Role, section(kind, role, f"[{name}]"))
-                if not self.role.id:
-                    raise ConfigurationError(
-                        f"[{name}]: id: every server needs an id, as --id {name}-1"
-                    )
-                if not self.cluster.coordinators:
-                    raise ConfigurationError(
-                        "[cluster]: coordinators: at least one is needed,"
-                        " as --cluster-coordinators 127.0.0.1:8600"
-                    )
+                self.cluster, self.role = self.read()
             except ConfigurationError as error:
                 raise usage.UsageError(str(error)) from error
+
+        def read(self) -> tuple[Cluster, Role]:
+            document = read_file(self["config"]) if self["config"] else {}
+            cluster = dict(document.get("cluster", {}))
+            role = dict(document.get(name, {}))
+            _apply(cluster, Cluster, self, "cluster-")
+            _apply(role, kind, self, "")
+            checked = section(Cluster, cluster, "[cluster]")
+            own = cast(Role, section(kind, role, f"[{name}]"))
+            if not own.id:
+                raise ConfigurationError(
+                    f"[{name}]: id: every server needs an id, as --id {name}-1"
+                )
+            if not checked.coordinators:
+                raise ConfigurationError(
+                    "[cluster]: coordinators: at least one is needed,"
+                    " as --cluster-coordinators 127.0.0.1:8600"
+                )
+            return checked, own
 
     return OptionsOfRole

@@ -8,6 +8,7 @@ administrator can mend (`ConfigurationError`, a port that is taken) into one cle
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
+from twisted.python.usage import UsageError
 
 from penncloud.platform.config import SECTIONS, Cluster, Role
 from penncloud.platform.environment import Environment
@@ -28,6 +30,7 @@ from penncloud.platform.resources import version
 from penncloud.platform.threads import BoundedPool
 from penncloud.platform.tls import ANY_ROLE, Credentials, PeerName
 from penncloud.rpc.auth import load_secret
+from penncloud.taps._reload import reloaded
 from penncloud.taps._supervision import Supervision
 
 __all__ = ["Node", "RoleService", "stop_with_error"]
@@ -48,6 +51,10 @@ class Node(Protocol):
         """Why it cannot do its work just now; "" if it can."""
         ...
 
+    def reload(self, role: Role) -> frozenset[str]:
+        """Take up what of the section can be changed while it runs; the names of those keys."""
+        ...
+
 
 Build = Callable[[Environment, CollectorRegistry], Node]
 
@@ -57,7 +64,14 @@ class RoleService(Service):
 
     log = Logger()
 
-    def __init__(self, cluster: Cluster, role: Role, build: Build) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        role: Role,
+        build: Build,
+        reread: Callable[[], tuple[Cluster, Role]],
+    ) -> None:
+        self._reread = reread
         self._cluster = cluster
         self._role = role
         self._build = build
@@ -96,6 +110,7 @@ class RoleService(Service):
         await self._node.start()
         self._serves = True
         supervision.serving()
+        signal.signal(signal.SIGHUP, lambda *_: environment.reactor.callFromThread(self._reload))
         self.log.info("{id} serves", id=self._role.id)
 
     def _give_up(self, failure: Any) -> None:
@@ -112,6 +127,22 @@ class RoleService(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
+
+    def _reload(self) -> None:
+        """SIGHUP: read the configuration again; what is wrong with it leaves everything as it is."""
+        if self._node is None or self._supervision is None or not self._serves:
+            return
+        self._supervision.reloading()
+        try:
+            cluster, role = self._reread()
+        except (ConfigurationError, UsageError) as error:
+            self.log.error("{id}: not reloaded: {error}", id=self._role.id, error=str(error))
+        else:
+            taken = self._node.reload(role)
+            for line in reloaded(self._cluster, cluster, self._role, role, taken):
+                self.log.warn("{id}: {line}", id=self._role.id, line=line)
+            self.log.info("{id}: configuration reloaded", id=self._role.id)
+        self._supervision.serving()
 
     def _trouble(self) -> str:
         if self._node is None or not self._serves:

@@ -13,6 +13,7 @@ from penncloud.platform.service_manager import (
     STOPPING,
     ServiceManager,
     extend_timeout,
+    reloading,
     status,
 )
 
@@ -41,6 +42,10 @@ class Supervision:
         self._manager.tell(f"{READY}\n{status(f'{self._id} serves')}")
         # Half the time, as sd_watchdog_enabled(3) recommends.
         self._repeat(ALIVE, self._manager.watchdog_s / 2)
+
+    def reloading(self) -> None:
+        """The configuration is read again; `serving` ends it."""
+        self._manager.tell(reloading(self._clock.seconds()))
 
     def stopping(self) -> None:
         self._manager.tell(f"{STOPPING}\n{status(f'{self._id} stops')}")

@@ -28,4 +28,4 @@ def makeService(options: RoleOptions) -> IService:
             lambda disk: CoordinatorNode(environment, cluster, role, registry, disk),
         )
 
-    return RoleService(cluster, role, build)
+    return RoleService(cluster, role, build, options.read)

@@ -40,4 +40,4 @@ def makeService(options: Any) -> Service:
             links=(table, directory),
         )
 
-    return RoleService(cluster, role, build)
+    return RoleService(cluster, role, build, options.read)

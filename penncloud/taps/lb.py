@@ -7,7 +7,7 @@ from typing import cast
 from prometheus_client import CollectorRegistry
 from twisted.application.service import IService
 
-from penncloud.platform.config import Cluster, Lb
+from penncloud.platform.config import Cluster, Lb, Role
 from penncloud.platform.environment import Environment
 from penncloud.taps._options import RoleOptions, role_options
 from penncloud.taps._service import Node, RoleService
@@ -38,6 +38,9 @@ class _WithDirectory:
     def trouble(self) -> str:
         return self._node.trouble()
 
+    def reload(self, role: Role) -> frozenset[str]:
+        return self._node.reload(role)
+
 
 def makeService(options: RoleOptions) -> IService:
     cluster, role = options.cluster, cast(Lb, options.role)
@@ -45,4 +48,4 @@ def makeService(options: RoleOptions) -> IService:
     def build(environment: Environment, registry: CollectorRegistry) -> Node:
         return _WithDirectory(environment, cluster, role, registry)
 
-    return RoleService(cluster, role, build)
+    return RoleService(cluster, role, build, options.read)

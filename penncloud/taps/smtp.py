@@ -23,4 +23,4 @@ def makeService(options: Any) -> RoleService:
         table = RoutedTable(environment, options.cluster)
         return SmtpNode(environment, options.cluster, options.role, table, registry)
 
-    return RoleService(options.cluster, options.role, build)
+    return RoleService(options.cluster, options.role, build, options.read)

@@ -30,4 +30,4 @@ def makeService(options: RoleOptions) -> IService:
             lambda disk: StorageNode(environment, cluster, role, registry, disk, merger=merger),
         )
 
-    return RoleService(cluster, role, build)
+    return RoleService(cluster, role, build, options.read)

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IListeningPort
 from penncloud.client.directory import Directory
 from penncloud.client.raw import RawCells
 from penncloud.client.table import Table
-from penncloud.platform.config import Cluster, Http
+from penncloud.platform.config import Cluster, Http, Role
 from penncloud.platform.environment import Environment
 from penncloud.platform.listening import listen, port_of
 from penncloud.platform.tls import ServerCertificate, over_https
@@ -82,6 +82,11 @@ class HttpNode:
     def trouble(self) -> str:
         """Why it cannot do its work just now; "" if it can."""
         return "it does not run" if self._registration is None else self._registration.trouble()
+
+    def reload(self, role: Role) -> frozenset[str]:
+        """See `taps._service.Node`."""
+        self._site.slow_s = role.slow_s
+        return frozenset(("log_slower_ms",))
 
     async def start(self) -> None:
         """Serve; ends when the admin account is known to exist, which needs the store."""

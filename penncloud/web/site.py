@@ -166,7 +166,7 @@ class WebSite(Site):
         self.application = application
         self.entropy = environment.entropy
         self.host_names = host_names
-        self._slow_s = slow_s
+        self.slow_s = slow_s
         self.channels: set[WebChannel] = set()
         self.is_ending = False
         self._all_gone: Deferred[None] | None = None
@@ -200,7 +200,7 @@ class WebSite(Site):
         self._sent.inc(max(0, request.sentLength))
         took_s = max(0.0, self.reactor.seconds() - request.begun_at_s)
         self._seconds.observe(took_s)
-        if took_s >= self._slow_s:
+        if took_s >= self.slow_s:
             # Without the address, which names users and files.
             with trace.working_for(request.trace_id):
                 self._log.info(

@@ -86,6 +86,7 @@ class SystemdTests(SynchronousTestCase):
             lambda: commands.command(put, expect=None).returncode == 0, "the store takes a value"
         )
         self.check_journal()
+        self.check_reload()
         self.check_death()
         if with_agent:
             self.check_console(commands, target)
@@ -104,6 +105,28 @@ class SystemdTests(SynchronousTestCase):
         )
         serious = self.machine.journal("penncloud-storage", "-p", "err")
         self.assertEqual(serious.strip(), "")
+
+    def check_reload(self) -> None:
+        """`systemctl reload` takes up what it can, names what it cannot, and ends nothing."""
+        machine = self.machine
+        before = machine.show("penncloud-smtp", "MainPID")
+        changes = 's/^\\[smtp\\]/[smtp]\\nexpire_hours = 12\\nhostname = "mx.example"/'
+        machine.run("sed", "-i", changes, CONFIGURATION)
+        machine.run("systemctl", "reload", "penncloud-smtp")
+        self.eventually(
+            lambda: "configuration reloaded" in machine.journal("penncloud-smtp"), "it is reloaded"
+        )
+        said = machine.journal("penncloud-smtp", "-p", "warning")
+        self.assertIn("hostname has changed: restart to use it", said)
+        self.assertNotIn("expire_hours", said)
+        machine.run("sed", "-i", "s/^expire_hours.*/colour = 1/", CONFIGURATION)
+        machine.run("systemctl", "reload", "penncloud-smtp")
+        self.eventually(
+            lambda: "not reloaded" in machine.journal("penncloud-smtp"), "a mistake is told"
+        )
+        machine.run("sed", "-i", "/^colour/d", CONFIGURATION)
+        self.assertEqual(machine.show("penncloud-smtp", "MainPID"), before)
+        self.assertEqual(self.state("smtp"), "active")
 
     def check_death(self) -> None:
         """A role that is killed, and one that stands still, is started again by systemd."""
