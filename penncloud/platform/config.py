@@ -129,6 +129,9 @@ class Http(Role, frozen=True, kw_only=True):
     # They are read again when they change.
     tls_cert: str = ""
     tls_key: str = ""
+    # Configuration file whose [smtp] says where this frontend takes mail in whenever no other process of
+    # its host does; empty: it does not.
+    mail_config: str = ""
     # Where browsers go when this frontend is to be left, e.g. "http://localhost:8080/".
     lb_url: str = "http://localhost:8080/"
     # A session ends so many hours after its last use.
@@ -148,6 +151,9 @@ class Smtp(Role, frozen=True, kw_only=True):
     # They are read again when they change.
     tls_cert: str = ""
     tls_key: str = ""
+    # Where another process of this host has the port: stand by, and take it when it becomes free, instead
+    # of failing.
+    standby: bool = False
     # Largest message, in bytes (announced by SIZE).
     max_message_bytes: int = 25 * 1024 * 1024
     max_recipients: int = 1000

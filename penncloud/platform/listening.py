@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -14,8 +15,12 @@ from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.tls import Roles, entrance
 
 
+class PortTaken(ConfigurationError):
+    """Another process listens there."""
+
+
 async def listen(reactor: Any, host: str, port: int, factory: Any) -> IListeningPort:
-    """Listen, or raise ConfigurationError with a text for the administrator."""
+    """Listen, or raise ConfigurationError (PortTaken) with a text for the administrator."""
     kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
     try:
         endpoint = kind(reactor, port, interface=host, backlog=1024)
@@ -23,7 +28,9 @@ async def listen(reactor: Any, host: str, port: int, factory: Any) -> IListening
         return listening
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or error.socketError
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}") from error
+        taken = getattr(error.socketError, "errno", None) == errno.EADDRINUSE
+        kind_of = PortTaken if taken else ConfigurationError
+        raise kind_of(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 async def listen_internal(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry
-from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IListeningPort
 
 from penncloud.client.table import Table
 from penncloud.platform.config import Cluster, Role, Smtp
 from penncloud.platform.environment import Environment
-from penncloud.platform.listening import listen, port_of
+from penncloud.platform.listening import port_of
+from penncloud.platform.port_holder import PortHolder
 from penncloud.platform.tls import ServerCertificate
 from penncloud.rpc.registration import Registration, identity, new_incarnation
 from penncloud.services.accounts import Accounts
@@ -55,7 +54,11 @@ class TableClient(Table, Protocol):
 
 
 class SmtpNode:
-    """Listens on the SMTP port; `start` raises ConfigurationError when it cannot."""
+    """Listens on the SMTP port; `start` raises ConfigurationError when it cannot.
+
+    With `role.standby` it waits for a port that another process of the host has. `registered`: the
+    coordinators are told of it; not where it is a part of another role's process.
+    """
 
     def __init__(
         self,
@@ -64,8 +67,11 @@ class SmtpNode:
         role: Smtp,
         table: TableClient,
         registry: CollectorRegistry,
+        *,
+        registered: bool = True,
     ) -> None:
         self._environment = environment
+        self._registered = registered
         self._cluster = cluster
         self._role = role
         self._table = table
@@ -97,13 +103,13 @@ class SmtpNode:
             registry,
             schedule_of(role),
         )
-        self._listening: IListeningPort | None = None
+        self._port = PortHolder(environment.reactor, role.host, role.port, self._inbound)
         self._registration: Registration | None = None
 
     @property
     def port(self) -> int:
         """The TCP port that is listened on, once started."""
-        return port_of(self._listening)
+        return port_of(self._port.listening)
 
     def trouble(self) -> str:
         """Why it cannot do its work just now; "" if it can."""
@@ -123,19 +129,21 @@ class SmtpNode:
         self._inbound.certificate = ServerCertificate.configured(
             role.tls_cert, role.tls_key, "[smtp]"
         )
-        self._listening = await listen(
-            self._environment.reactor, self._role.host, self._role.port, self._inbound
-        )
+        if role.standby:
+            await self._port.stand_by()
+        else:
+            await self._port.hold()
         self._table.start()
-        me = identity("smtp", self._role, self.port, self._environment.pid)
-        self._registration = Registration(self._environment, self._cluster, me)
-        self._registration.start()
+        if self._registered:
+            port = role.port or self.port
+            me = identity("smtp", role, port, self._environment.pid)
+            self._registration = Registration(self._environment, self._cluster, me)
+            self._registration.start()
         self._runner.start()
 
     async def stop(self) -> None:
         """No new clients; messages that are just being stored or sent are brought to their end."""
-        if self._listening is not None:
-            await maybeDeferred(self._listening.stopListening)
+        await self._port.stop()
         await self._inbound.stop()
         await self._runner.stop()
         if self._registration is not None:

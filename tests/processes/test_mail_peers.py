@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import smtplib
 import subprocess
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,8 +30,12 @@ PASSWORD = "correct horse battery"
 PATIENCE_S = 60.0
 
 
-class MailPeersTests(TestCase):
+class MailCluster(TestCase):
+    """A cluster, and another mail server that its mail goes to."""
+
     timeout = 300
+    # Further options of `penncloud up`; {directory} is its data directory.
+    more: tuple[str, ...] = ()
 
     async def setUp(self) -> None:  # type: ignore[override]
         self.names = NameServer()
@@ -44,7 +50,9 @@ class MailPeersTests(TestCase):
             "--set=smtp.retry_seconds=[2.0]",
             "--http=1",
         ]
-        self.cluster = RunningCluster(self.mktemp(), options)
+        directory = os.path.abspath(self.mktemp())
+        options += [option.format(directory=directory) for option in self.more]
+        self.cluster = RunningCluster(directory, options)
         await deferToThread(self.cluster.start)
         self.browsers: list[Browser] = []
         self.port = self.cluster.document.smtp[0].port
@@ -93,6 +101,33 @@ class MailPeersTests(TestCase):
             await deferLater(reactor, 0.2, lambda: None)
         raise AssertionError(f"{text!r} does not appear at {path}\n{self.seen_from_outside()}")
 
+    async def send_outside(self, browser: Browser, to: str) -> None:
+        """Write a message in the browser and send it."""
+        form = (await browser.get("/mail/compose")).text
+        token = re.search(r'name="token" value="([0-9a-f]+)"', form)
+        assert token is not None
+        fields = [
+            ("csrf", browser.csrf),
+            ("token", token[1]),
+            ("kind", "new"),
+            ("to", to),
+            ("subject", "to outside"),
+            ("text", ".\n..dots\nGrüße\n"),
+        ]
+        body, headers = multipart(fields, [])
+        answer = await browser.send("POST", "/mail/send", body, headers)
+        self.assertEqual(answer.status, 303)
+
+    async def until_arrived(self, arrived: Deferred[None]) -> None:
+        # Long enough for one more attempt: the first pause of the queue is a minute.
+        arrived.addTimeout(2 * PATIENCE_S, reactor)
+        try:
+            await arrived
+        except DeferredTimeout:
+            self.fail(f"nothing arrived\n{self.seen_from_outside()}")
+
+
+class MailPeersTests(MailCluster):
     async def test_swaks(self) -> None:
         """swaks delivers with an attachment, and is told what is wrong with strangers."""
         bob = await self.browser("bob")
@@ -144,26 +179,8 @@ class MailPeersTests(TestCase):
             "550 5.1.1 never heard of" if "<no@" in line else "250 2.1.5 ok"
         )
         alice = await self.browser("alice")
-        form = (await alice.get("/mail/compose")).text
-        token = re.search(r'name="token" value="([0-9a-f]+)"', form)
-        assert token is not None
-        fields = [
-            ("csrf", alice.csrf),
-            ("token", token[1]),
-            ("kind", "new"),
-            ("to", "yes@example.org, no@example.org"),
-            ("subject", "to outside"),
-            ("text", ".\n..dots\nGrüße\n"),
-        ]
-        body, headers = multipart(fields, [])
-        answer = await alice.send("POST", "/mail/send", body, headers)
-        self.assertEqual(answer.status, 303)
-        # Long enough for one more attempt: the first pause of the queue is a minute.
-        arrived.addTimeout(2 * PATIENCE_S, reactor)
-        try:
-            await arrived
-        except DeferredTimeout:
-            self.fail(f"nothing arrived\n{self.seen_from_outside()}")
+        await self.send_outside(alice, "yes@example.org, no@example.org")
+        await self.until_arrived(arrived)
         self.assertIn(b"\r\nSubject: to outside\r\n", self.remote.messages[0])
         self.assertIn(b"\r\n=2E\r\n..dots\r\nGr=C3=BC=C3=9Fe\r\n", self.remote.messages[0])
         page = await self.until_in(alice, "/mail", "Undelivered mail")
@@ -193,3 +210,61 @@ class MailPeersTests(TestCase):
         page = await self.until_in(bob, "/mail", acknowledged[-1])
         for subject in acknowledged:
             self.assertIn(subject, page)
+
+
+class MailTakeoverTests(MailCluster):
+    """A frontend stands by for the mail server of its host."""
+
+    more = (
+        "--set=smtp.standby=true",
+        "--set=http.mail_config={directory}/etc/smtp-1.toml",
+    )
+
+    async def test_takeover(self) -> None:
+        """Killed: another process has the port; killed while sending: another one sends, once."""
+        await self.lose("smtp-1")
+        await deferToThread(self.until_greeted)
+        alice = await self.browser("alice")
+        self.remote.script["DATA"] = ""  # The peer takes its time: whoever sends has to wait.
+        await deferToThread(self.cluster.penncloud, "node", "start", "smtp-1")
+        await self.send_outside(alice, "yes@example.org")
+        holder = await self.until_leased()
+        arrived: Deferred[None] = Deferred()
+        self.remote.on_message = lambda: arrived.callback(None)
+        await self.lose(holder.removesuffix("-mail"))
+        self.remote.script["DATA"] = "354 go"
+        await self.until_arrived(arrived)
+        while (await self.queue())["queue"]:
+            await deferLater(reactor, 0.5, lambda: None)
+        self.assertEqual(len(self.remote.messages), 1)
+
+    async def lose(self, node_id: str) -> None:
+        """Kill a server, and see to it that it does not come back."""
+        self.cluster.kill(node_id)
+        await deferToThread(self.cluster.penncloud, "node", "stop", node_id)
+
+    def until_greeted(self) -> None:
+        """Somebody takes mail on the host's port."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                with smtplib.SMTP("127.0.0.1", self.port, timeout=10) as client:
+                    self.assertEqual(client.noop()[0], 250)
+                return
+            except ConnectionRefusedError:
+                self.assertLess(time.monotonic(), deadline, "nobody took the port over")
+                time.sleep(0.05)
+
+    async def queue(self) -> dict[str, Any]:
+        shown = await deferToThread(self.cluster.penncloud, "mail", "queue", "--json")
+        found: dict[str, Any] = json.loads(shown.stdout)
+        return found
+
+    async def until_leased(self) -> str:
+        """The server that works on the message, once its peer waits for the text."""
+        for _ in range(int(PATIENCE_S)):
+            for item in (await self.queue())["queue"]:
+                if item["domain"] and item.get("lease") and "DATA" in self.remote.lines:
+                    return str(item["lease"]["node"])
+            await deferLater(reactor, 0.2, lambda: None)
+        raise AssertionError(f"nobody sends\n{self.seen_from_outside()}")

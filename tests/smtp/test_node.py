@@ -47,9 +47,13 @@ class NodeTests(TestCase):
         self.node = self.make(0)
         await self.node.start()
 
-    def make(self, port: int) -> SmtpNode:
+    def make(self, port: int, standby: bool = False) -> SmtpNode:
         role = Smtp(
-            id="smtp-1", port=port, resolver=self.names.address, relay_port=self.remote_port
+            id="smtp-1",
+            port=port,
+            resolver=self.names.address,
+            relay_port=self.remote_port,
+            standby=standby,
         )
         client: Any = _Client(self.world.table)
         cluster = Cluster(coordinators=["127.0.0.1:1"])
@@ -88,3 +92,24 @@ class NodeTests(TestCase):
         with self.assertRaises(ConfigurationError) as caught:
             await second.start()
         self.assertIn(f"cannot listen on 127.0.0.1:{self.node.port}", str(caught.exception))
+
+    async def test_standby(self) -> None:
+        """A second node on the port starts all the same, relays, and takes mail in when it is its turn."""
+        second = self.make(self.node.port, standby=True)
+        await second.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(second.stop()))
+        port = self.node.port
+        await self.node.stop()
+        self.node = self.make(0)
+        await self.node.start()
+
+        def greeting() -> int:
+            while True:
+                try:
+                    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+                        return client.noop()[0]
+                except ConnectionRefusedError:
+                    continue
+
+        self.assertEqual(await deferToThread(greeting), 250)
+        self.assertEqual(second.port, port)

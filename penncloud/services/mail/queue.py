@@ -38,6 +38,8 @@ from penncloud.platform.errors import PennCloudError
 from penncloud.wire.limits import MAX_SCAN_CELLS
 
 SHARDS = 8
+# Items of one page of a listing.
+_PAGE = 200
 # Seconds that a lease lasts without being renewed, and between renewals.
 LEASE_S = 8.0
 RENEW_S = 2.5
@@ -217,6 +219,12 @@ class Queue:
             await self._table.mutate(row_of(old.id), operations)
         except Conflict as conflict:
             raise LeaseLost(f"{old.id} was taken over") from conflict
+
+    async def listed(self, shard: int, behind: str = "") -> list[Item]:
+        """A page of all items of a shard, by id, behind one of them; none: there are no more."""
+        start = _item(behind) + b"\x00" if behind else b"item/"
+        page = await self._table.scan(b"queue/%02d" % shard, start, b"item0", limit=_PAGE)
+        return [msgspec.json.decode(cell.value, type=Item) for cell in page.cells]
 
     async def has(self, item_id: str) -> bool:
         """Whether an item is queued."""
