@@ -40,12 +40,19 @@ class Cluster(Section, frozen=True, kw_only=True):
     # File with a secret (any bytes) that internal calls have to prove, where connections are in the
     # clear: it keeps out the other users of the machine. Empty: none asked.
     secret_file: str = ""
-    # Copies of each tablet, on as many storage servers.
-    replication_factor: int = 1
+    # Copies of each tablet. The seeds' groups of three.
+    replication_factor: int = 3
     # "2pc": acknowledged when durable on every member; "async": after the primary's own disk.
     replication: Literal["2pc", "async"] = "2pc"
     # How logs are written where an agent of `penncloud up` runs the servers; under systemd they are JSON.
     log_format: Literal["text", "json"] = "text"
+    # In async mode: writes that may be acknowledged and not yet be on every member; more are refused.
+    async_max_lag: int = 1024
+    # Members of a tablet below which writes are refused: 1 goes on with the last copy.
+    min_members: int = 1
+    # "lease": the primary answers reads alone while it has everybody's word; "confirm": it asks the
+    # members each time, for machines that may be suspended with their clocks.
+    read_mode: Literal["lease", "confirm"] = "lease"
 
 
 class Role(Section, frozen=True, kw_only=True):

@@ -67,6 +67,23 @@ class ReplicaLog:
             found.append(entry)
         return tuple(found)
 
+    def between(self, after: int, up_to: int) -> list[Entry]:
+        """Entries after < version <= up_to, which the log reaches back to."""
+        first = after - self.base_version
+        if first < 0:
+            raise ValueError(f"the log begins behind {self.base_version}, {after + 1} is gone")
+        return self._entries[first : max(first, up_to - self.base_version)]
+
+    def within(self, max_entries: int, max_bytes: int) -> int:
+        """The lowest version behind which there are no more entries, and bytes of them, than that."""
+        version, held = self.last_version, 0
+        for entry in reversed(self._entries[-max_entries:] if max_entries else []):
+            held += entry.size_bytes
+            if held > max_bytes:
+                break
+            version -= 1
+        return version
+
     def append(self, entry: Entry) -> None:
         """The next entry. Raises ValueError out of order."""
         if entry.version != self.last_version + 1:

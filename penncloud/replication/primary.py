@@ -54,6 +54,8 @@ class Primary:
     # The learner whose ACKs and lease are needed too.
     joint: str = field(default="", init=False)
     handing_over_to: str = field(default="", init=False)
+    # Members that shall go.
+    leaving: frozenset[str] = field(default=frozenset(), init=False)
     _proposed_at: float = field(default=float("-inf"), init=False)
     _beacon_at: float = field(default=float("-inf"), init=False)
     _round: int = field(default=0, init=False)
@@ -75,6 +77,11 @@ class Primary:
     def serving(self) -> bool:
         """Whether everything that was ever answered is committed here."""
         return self.takeover.phase == "done"
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else's ACK or lease is needed."""
+        return not self._needed()
 
     def _others(self) -> list[str]:
         return [member for member in self.config.members if member != self.state.id]
@@ -280,7 +287,8 @@ class Primary:
             if state.now - self._proposed_at >= options.repeat_s:
                 self._propose_configuration(self.pending)
             return
-        gone = [member for member in self._others() if self._is_gone(self.peers[member])]
+        leaving = self.leaving if self.serving else ()
+        gone = [m for m in self._others() if m in leaving or self._is_gone(self.peers[m])]
         if gone:
             left = tuple(m for m in self.config.members if m not in gone)
             self._propose_configuration(evolve(self.config, cfg=self.config.cfg + 1, members=left))

@@ -16,7 +16,7 @@ Role changes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal, TypeAlias
 
 from attrs import evolve
@@ -125,6 +125,15 @@ class Replica:
         return self.state.log.committed
 
     @property
+    def stable(self) -> int:
+        """The version of the last entry that is on disk."""
+        return self.state.log.stable
+
+    def entries(self, after: int, up_to: int) -> list[Entry]:
+        """The entries after < version <= up_to, from those that are not in the latest checkpoint."""
+        return self.state.log.between(after, up_to)
+
+    @property
     def prepared(self) -> int:
         """The version of the log's last entry: the owner's next one is behind it."""
         return self.state.log.last_version
@@ -169,6 +178,17 @@ class Replica:
             return False
         return isinstance(self.part, Primary) and self.part.may_read()
 
+    @property
+    def confirms(self) -> bool:
+        """Whether reads have to wait for a round to the members."""
+        by_rounds = self.state.options.read_mode == "confirm"
+        return by_rounds and isinstance(self.part, Primary) and not self.part.alone
+
+    @property
+    def answers_early(self) -> bool:
+        """Whether writes are answered before they are committed."""
+        return self.state.options.mode == "async"
+
     def confirm(self, context: int, now: float) -> None:
         """Ask for a round to the members; read when a Ready has confirmed `context`. Raises Refused."""
         self._primary(now).confirm(context)
@@ -211,7 +231,13 @@ class Replica:
             for peer in self.part.peers.values():
                 behind = peer.state == "checkpoint"
                 keep_from = min(keep_from, peer.checkpoint_version if behind else peer.acked)
-        log.checkpointed(checkpoint, max(keep_from, log.last_version - options.max_kept))
+        bound = log.within(options.max_kept, options.max_kept_bytes)
+        log.checkpointed(checkpoint, max(keep_from, bound))
+
+    def release(self, members: Collection[str]) -> None:
+        """The coordinators want these members to leave: the primary proposes that while it serves."""
+        if isinstance(self.part, Primary):
+            self.part.leaving = frozenset(members) - {self.state.id}
 
     def room_again(self) -> None:
         """The disk has room again."""

@@ -51,8 +51,9 @@ class Options:
     max_in_flight: int = 8192
     max_in_flight_bytes: int = 16 * 1024 * 1024
     async_max_lag: int = 1024
-    # Entries kept behind the checkpoint's version for members and learners that are behind.
+    # Entries kept though the checkpoint has them, for members and learners that are behind.
     max_kept: int = 65_536
+    max_kept_bytes: int = 16 * 1024 * 1024
     max_learners: int = 4
     max_confirmations: int = 4096
 

@@ -1,9 +1,11 @@
 """What the coordinators assigned to this server, remembered durably.
 
-A server that comes back serves its tablets at once, whether or not a coordinator is there to ask. The
-file is JSON, replaced as a whole before an assignment is answered:
+A server that comes back follows the primaries that it knew at once, and can tell clients where they
+are, whether or not a coordinator is there to ask. The file is JSON, replaced as a whole before an
+assignment is answered:
 
-    {"map_version": 3, "tablets": [{"id": 1, "lo": 0, "hi": 715827882, "epoch": 1, "primary": ..., ...}]}
+    {"map_version": 3, "tablets": [{"id": 1, "lo": 0, "hi": 715827882, "epoch": 1, "primary": ..., ...}],
+     "peers": {"storage-2": "127.0.0.1:8702", ...}, "suspects": [], "dropped": []}
 """
 
 from __future__ import annotations
@@ -35,35 +37,41 @@ class Assignment:
         self._disk = disk
         # Several coordinators may send at once.
         self._one_at_a_time = DeferredLock()
-        self.map_version = 0
-        self.tablets: Tablets = ()
+        self.news = Assign(0, [])
+        self._remembered: tuple[object, ...] = ()
         if disk.exists(FILE):
             try:
                 kept = msgspec.json.decode(disk.read(FILE), type=Assign)
             except msgspec.DecodeError as error:
                 raise BadAssignment(f"{FILE}: {error}") from error
-            self._take(_checked(kept))
+            # Who was alive then says nothing about now.
+            self.news = msgspec.structs.replace(_checked(kept), suspects=[], dropped=[])
+            self._remembered = _remembered(kept)
 
     async def update(self, news: Assign, make: Callable[[Tablets], Awaitable[None]]) -> bool:
-        """Remember `news` durably and act on it; False when it is older than what is known.
+        """Take `news` for what is known, then remember it durably; False when it is older.
 
-        `make` makes those tablets that are new, durably, before they are remembered: whatever the file
-        names was there. Raises BadAssignment for one whose tablets overlap, what `make` raises, and
-        DiskError.
+        `make` makes those tablets that are new, durably, before they are known: whatever the file names
+        was there. Raises BadAssignment for one whose tablets overlap, what `make` raises, and DiskError:
+        when there is no room for the file, the news is known all the same.
         """
         async with self._one_at_a_time:
-            if news.map_version < self.map_version:
+            if news.map_version < self.news.map_version:
                 return False
-            tablets = tuple(_checked(news).tablets)
-            if (news.map_version, tablets) != (self.map_version, self.tablets):
-                await make(tablets)
+            _checked(news)
+            remembered = _remembered(news) == self._remembered
+            if not remembered:
+                await make(tuple(news.tablets))
+            self.news = news
+            if not remembered:
                 await self._disk.replace(FILE, msgspec.json.encode(news))
-                self._take(news)
+                self._remembered = _remembered(news)
             return True
 
-    def _take(self, assign: Assign) -> None:
-        self.map_version = assign.map_version
-        self.tablets = tuple(assign.tablets)
+
+def _remembered(assign: Assign) -> tuple[object, ...]:
+    """What of an assignment has to be on the disk."""
+    return assign.map_version, assign.tablets, assign.peers
 
 
 def _checked(assign: Assign) -> Assign:

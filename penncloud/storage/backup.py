@@ -104,13 +104,13 @@ class WriteGate:
         self._waiting.append(begin)
         return result
 
-    def get(self, request: Get) -> Reply:
+    def get(self, request: Get) -> Reply | Deferred[Reply]:
         return self._service.get(request)
 
-    def scan(self, request: Scan) -> Reply:
+    def scan(self, request: Scan) -> Reply | Deferred[Reply]:
         return self._service.scan(request)
 
-    def scan_tablet(self, request: ScanTablet) -> Reply:
+    def scan_tablet(self, request: ScanTablet) -> Reply | Deferred[Reply]:
         return self._service.scan_tablet(request)
 
     def watch(self, request: Watch, watcher: Watcher) -> Reply:

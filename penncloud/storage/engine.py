@@ -3,7 +3,7 @@
 An entry is one decided mutation of one tablet. It is appended to the log, and durable when the Deferred
 of `append` fires; it enters the cells only by `commit`, which its tablet calls in version order. Reads
 see committed entries only. What follows the committed point at a start is given back by `open` as the
-tablet's `tail`, for whoever decides what becomes of it.
+tablet's `tail`, for its replica to decide what becomes of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from twisted.internet.defer import Deferred
 
 from penncloud.lsm.engine import TabletRecovery
 from penncloud.lsm.entry import Entry
+from penncloud.lsm.manifest import TabletState
 from penncloud.lsm.memtable import StoredCell
+from penncloud.lsm.sizes import Estimate
 from penncloud.lsm.tablet import ScannedCell
 
 
@@ -26,11 +28,26 @@ class Engine(Protocol):
 
     async def close(self) -> None: ...
 
+    def has(self, tablet: int) -> bool: ...
+
+    @property
+    def full(self) -> bool: ...
+
     async def create_tablet(self, tablet: int, lo: int, hi: int) -> None: ...
+
+    async def drop_tablet(self, tablet: int) -> None: ...
+
+    def estimate(self, tablet: int) -> Estimate: ...
 
     def set_meta(self, tablet: int, provider: Callable[[], bytes]) -> None: ...
 
+    def on_checkpoint(self, told: Callable[[int, TabletState], None]) -> None: ...
+
+    def damage(self, tablet: int) -> str: ...
+
     def append(self, entries: Sequence[Entry]) -> Deferred[None]: ...
+
+    async def void(self, tablet: int, version: int) -> None: ...
 
     def commit(self, tablet: int, version: int) -> None: ...
 

@@ -1,30 +1,35 @@
-"""Group commit: one append to the log in flight for all tablets, with everything that waits in the next.
+"""The disk's side of all replicas of a server: their Readys are persisted in order, with one sync for all.
 
-The first entry of a reactor turn starts an append at the end of the turn, so that all requests which
-arrived together share it; what comes while an append runs shares the one after it. Nothing lingers for
-company: under load batches form by themselves.
+Theory of operation
+    Each replica has a *lane*. What it hands over goes, in its order, into the next append to the log;
+    only one append is in flight, and all that comes meanwhile shares the next one (group commit).
+    Nothing lingers for company: the driver hands over at the end of a turn of the reactor, and under load
+    batches form by themselves.
 
-What is on its way is bounded for the whole server, however many tablets it has, and so is one append: on
-the way to the disk its bytes exist several times.
+    What is rare (a new configuration, a cut, a checkpoint) is persisted *apart*, by the author, once its
+    lane has nothing in the log any more; the lane waits meanwhile, the other lanes do not.
+
+    What is on its way is bounded for the whole server, however many tablets it has, and so is one append:
+    on the way to the disk its bytes exist several times.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from penncloud.lsm.entry import Entry
-from penncloud.lsm.errors import Overloaded, TabletDamaged
+from penncloud.lsm.errors import NoSuchTablet, Overloaded, TabletDamaged
 from penncloud.platform.errors import DiskFull
+from penncloud.replication.messages import Ready
 from penncloud.storage.engine import Engine
 
-# What writers are told to wait when the disk is full, and when the engine has to catch up.
-DISK_FULL_RETRY_MS: Final = 1000
-OVERLOADED_RETRY_MS: Final = 50
 # Entries that are queued or being written, of all tablets: about as much as a memtable.
 MAX_HELD_BYTES: Final = 16 * 1024 * 1024
 # Entries of one append, unless a single one is larger.
@@ -32,50 +37,88 @@ MAX_APPEND_BYTES: Final = 2 * 1024 * 1024
 
 
 class Author(Protocol):
-    """Whose entries the journal writes: a tablet."""
+    """Whose Readys the journal persists: a tablet's replica."""
 
     id: int
 
-    def durable(self, version: int) -> None:
-        """Every entry up to `version` is on the disk."""
+    def needs_apart(self, ready: Ready) -> bool:
+        """Whether there is more to persist than entries."""
         ...
 
-    def refused(self, version: int, retry_ms: int) -> None:
-        """None of the entries from `version` on was kept; there may be room after `retry_ms`."""
+    def persist_apart(self, ready: Ready) -> Coroutine[Deferred[Any], Any, bool]:
+        """Persist what is rare in it; true when its entries are persisted too. Raises DiskError,
+        TabletDamaged."""
+        ...
+
+    def persisted(self, ready: Ready) -> None:
+        """All of it is on the disk."""
+        ...
+
+    def refused(self) -> None:
+        """Nothing of what is under way was kept."""
         ...
 
     def damaged(self, reason: str) -> None:
-        """The engine cannot keep this tablet any more."""
+        """The tablet cannot be kept any more; nothing that is under way was."""
         ...
 
-    def lost(self, version: int) -> None:
-        """The disk failed: what became of the entries from `version` on is not known."""
+    def lost(self) -> None:
+        """The disk failed: nobody knows what was kept."""
         ...
+
+
+@define(eq=False)
+class Lane:
+    """The order of one author."""
+
+    author: Author
+    waiting: deque[Ready] = field(factory=deque, init=False)
+    # How many of its Readys are in the queue for the log or being written.
+    logged: int = field(default=0, init=False)
+    # The first of `waiting` is being persisted apart.
+    apart: bool = field(default=False, init=False)
+    # Grows when all that is under way is void.
+    life: int = field(default=0, init=False)
+
+    def void(self) -> None:
+        """Nobody wants to hear any more of what is under way."""
+        self.life += 1
+        self.waiting.clear()
+        self.logged = 0
+
+
+@define(eq=False)
+class _Logged:
+    """A Ready on its way through the log."""
+
+    lane: Lane
+    life: int
+    ready: Ready
+    size_bytes: int
 
 
 class Journal:
-    """The log of one server as its tablets write it. `clock` has IReactorTime.
-
-    Tablets bound how many of their own entries wait, and decide nothing more while it is `full`.
-    """
+    """See the module. `turned` is called when authors have been told something."""
 
     log = Logger()
 
     def __init__(
         self,
-        clock: Any,
         engine: Engine,
+        turned: Callable[[], None],
         max_held_bytes: int = MAX_HELD_BYTES,
         max_append_bytes: int = MAX_APPEND_BYTES,
     ) -> None:
-        self._clock = clock
         self._engine = engine
+        self._turned = turned
         self._max_held_bytes = max_held_bytes
         self._max_append_bytes = max_append_bytes
         self._held_bytes = 0
-        self._queue: deque[tuple[Author, Entry]] = deque()
-        self._writing: list[tuple[Author, Entry]] = []
-        self._turn: Any = None
+        self._queue: deque[_Logged] = deque()
+        self._writing: list[_Logged] = []
+        # On the disk, and their authors are being told so, in order.
+        self._told: deque[_Logged] = deque()
+        self._aparts = 0
         self._failed = False
         self._idle: list[Deferred[None]] = []
 
@@ -89,76 +132,186 @@ class Journal:
         """So much is on its way that writers have to come back later."""
         return self._held_bytes >= self._max_held_bytes
 
-    def write(self, author: Author, entry: Entry) -> None:
-        """Queue an entry; its author is told what became of it."""
-        self._queue.append((author, entry))
-        self._held_bytes += entry.size_bytes
-        if self._turn is None and not self._writing:
-            self._turn = self._clock.callLater(0, self._append)
+    def submit(self, lane: Lane, ready: Ready) -> None:
+        """Persist a Ready behind those of its lane; `write` starts with what was submitted."""
+        if not self._failed:
+            lane.waiting.append(ready)
+            self._advance(lane)
+
+    def write(self) -> None:
+        """Give what is queued to the log, unless an append is under way: then it follows that one."""
+        if self._queue and not self._writing:
+            self._append()
 
     def when_idle(self) -> Deferred[None]:
-        """Fires when nothing is queued or being written."""
+        """Fires when nothing is queued or being persisted."""
         waiting: Deferred[None] = Deferred()
         self._idle.append(waiting)
         self._tell_idle()
         return waiting
 
+    # -- lanes -----------------------------------------------------------------------------------
+
+    def _advance(self, lane: Lane) -> None:
+        """Let the Readys of a lane go where they have to."""
+        while lane.waiting and not lane.apart:
+            ready = lane.waiting[0]
+            if lane.author.needs_apart(ready):
+                if not lane.logged:
+                    self._set_apart(lane, ready)
+                return
+            lane.waiting.popleft()
+            if ready.entries or lane.logged:
+                size = sum(entry.size_bytes for entry in ready.entries)
+                self._held_bytes += size
+                lane.logged += 1
+                self._queue.append(_Logged(lane, lane.life, ready, size))
+            else:
+                lane.author.persisted(ready)
+
+    def _set_apart(self, lane: Lane, ready: Ready) -> None:
+        lane.apart = True
+        self._aparts += 1
+        done = Deferred.fromCoroutine(lane.author.persist_apart(ready))
+        done.addBoth(self._was_apart, lane, lane.life, ready)
+        done.addErrback(lambda failure: self.log.failure("after persisting apart", failure))
+
+    def _was_apart(self, result: Any, lane: Lane, life: int, ready: Ready) -> None:
+        lane.apart = False
+        self._aparts -= 1
+        if lane.life != life:
+            pass
+        elif not isinstance(result, Failure):
+            lane.waiting.popleft()
+            if result or not ready.entries:
+                lane.author.persisted(ready)
+            else:
+                size = sum(entry.size_bytes for entry in ready.entries)
+                self._held_bytes += size
+                lane.logged += 1
+                self._queue.append(_Logged(lane, life, ready, size))
+        elif isinstance(result.value, TabletDamaged):
+            self._damage(lane, result.value.reason)
+        elif result.check(DiskFull, Overloaded):
+            self._refuse([lane])
+        else:
+            self._fail(result, [lane])
+        self._advance(lane)
+        self._turned()
+        self.write()
+        self._tell_idle()
+
+    # -- the log ---------------------------------------------------------------------------------
+
     def _append(self) -> None:
-        self._turn = None
-        self._writing = [self._queue.popleft()]
-        size = self._writing[0][1].size_bytes
-        while (
-            self._queue and (size := size + self._queue[0][1].size_bytes) <= self._max_append_bytes
+        """One append of what waits, in pieces where a single Ready is larger than one should be."""
+        size = 0
+        while self._queue and (
+            not self._writing or size + self._queue[0].size_bytes <= self._max_append_bytes
         ):
-            self._writing.append(self._queue.popleft())
-        done = maybeDeferred(self._engine.append, [entry for _, entry in self._writing])
-        done.addCallbacks(self._written, self._not_written)
-        done.addErrback(lambda failure: self.log.failure("after an append to the log", failure))
+            written = self._queue.popleft()
+            if written.life == written.lane.life:
+                size += written.size_bytes
+                self._writing.append(written)
+            else:
+                self._held_bytes -= written.size_bytes
+        if not self._writing:
+            return
+        done: Deferred[None] | None = None
+        for piece in self._pieces():
+            if done is not None:
+                # It fails as the one behind it does, which is listened to.
+                done.addErrback(lambda _failure: None)
+            done = self._engine.append(piece)
+        if done is None:
+            self._written(None)
+        else:
+            done.addCallbacks(self._written, self._not_written)
+            done.addErrback(lambda failure: self.log.failure("after an append", failure))
+
+    def _pieces(self) -> list[Sequence[Entry]]:
+        entries: list[Any] = [entry for w in self._writing for entry in w.ready.entries]
+        total = sum(written.size_bytes for written in self._writing)
+        if total <= self._max_append_bytes:
+            return [entries] if entries else []
+        pieces: list[Sequence[Entry]] = []
+        piece: list[Entry] = []
+        held = 0
+        for entry in entries:
+            if piece and held + entry.size_bytes > self._max_append_bytes:
+                pieces.append(piece)
+                piece, held = [], 0
+            piece.append(entry)
+            held += entry.size_bytes
+        return [*pieces, piece]
 
     def _written(self, _: None) -> None:
-        written, self._writing = self._writing, []
-        self._held_bytes -= sum(entry.size_bytes for _, entry in written)
+        self._told.extend(self._writing)
+        self._held_bytes -= sum(one.size_bytes for one in self._writing)
+        self._writing = []
         # The next append starts before anybody is told of this one: the disk need not wait for that.
-        if self._queue and self._turn is None:
+        if self._queue:
             self._append()
-        last = {author: entry.version for author, entry in written}
-        for author, version in last.items():
-            author.durable(version)
+        while self._told:
+            one = self._told.popleft()
+            lane = one.lane
+            if lane.life == one.life:
+                lane.logged -= 1
+                lane.author.persisted(one.ready)
+                if lane.waiting:
+                    self._advance(lane)
+        self._turned()
+        self.write()
         self._tell_idle()
 
     def _not_written(self, failure: Failure) -> None:
-        # Later entries were decided on top of those that failed: they go with them.
-        first: dict[Author, int] = {}
-        for author, entry in (*self._writing, *self._queue):
-            first.setdefault(author, entry.version)
-        self._writing = []
-        self._queue.clear()
-        self._held_bytes = 0
-        if failure.check(DiskFull):
-            self.log.warn("no room on the disk: writes are refused")
-            self._refuse(first, DISK_FULL_RETRY_MS)
-        elif failure.check(Overloaded):
-            self._refuse(first, OVERLOADED_RETRY_MS)
-        elif isinstance(failure.value, TabletDamaged):
-            self.log.error("{error}", error=failure.value)
-            self._refuse(first, OVERLOADED_RETRY_MS)
-            for author in first:
-                if author.id == failure.value.tablet:
-                    author.damaged(failure.value.reason)
+        error = failure.value
+        if isinstance(error, TabletDamaged | NoSuchTablet):
+            # Nothing of the append was done, and the others can do without that tablet.
+            self._without(error)
         else:
-            self._failed = True
-            self.log.failure("the log cannot be written", failure)
-            for author, version in first.items():
-                author.lost(version)
+            under_way = [*self._writing, *self._queue]
+            self._writing = []
+            self._queue.clear()
+            self._held_bytes = 0
+            # Later entries were decided on top of those that failed: they go with them.
+            lanes = list(dict.fromkeys(one.lane for one in under_way if one.life == one.lane.life))
+            if failure.check(DiskFull, Overloaded):
+                self.log.warn("not written: {why}", why=str(error))
+                self._refuse(lanes)
+            else:
+                self._fail(failure, lanes)
+        self._turned()
+        self.write()
         self._tell_idle()
 
-    @staticmethod
-    def _refuse(first: dict[Author, int], retry_ms: int) -> None:
-        for author, version in first.items():
-            author.refused(version, retry_ms)
+    def _without(self, error: TabletDamaged | NoSuchTablet) -> None:
+        again, self._writing = self._writing, []
+        self._queue.extendleft(reversed(again))
+        for one in again:
+            # The next append leaves out what is void by then.
+            if one.lane.author.id == error.tablet and one.life == one.lane.life:
+                self._damage(one.lane, str(error))
+
+    def _damage(self, lane: Lane, reason: str) -> None:
+        lane.void()
+        lane.author.damaged(reason)
+
+    def _refuse(self, lanes: list[Lane]) -> None:
+        for lane in lanes:
+            lane.void()
+            lane.author.refused()
+
+    def _fail(self, failure: Failure, lanes: list[Lane]) -> None:
+        if not self._failed:
+            self._failed = True
+            self.log.failure("the log cannot be written", failure)
+        for lane in lanes:
+            lane.void()
+            lane.author.lost()
 
     def _tell_idle(self) -> None:
-        if self._queue or self._writing:
+        if self._queue or self._writing or self._aparts:
             return
         waiting, self._idle = self._idle, []
         for idle in waiting:

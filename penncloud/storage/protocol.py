@@ -87,15 +87,15 @@ _MUTATIONS: Final = (Put, CompareAndPut, CompareVersionAndPut, Delete, Mutate)
 class Service(Protocol):
     """What answers the requests: the server's tablets. They may raise DiskError and TabletDamaged."""
 
-    def get(self, request: Get) -> Reply: ...
+    def get(self, request: Get) -> Reply | Deferred[Reply]: ...
 
     def mutate(
         self, mutation: Mutation, request_id: RequestId | None
     ) -> Reply | Deferred[Reply]: ...
 
-    def scan(self, request: Scan) -> Reply: ...
+    def scan(self, request: Scan) -> Reply | Deferred[Reply]: ...
 
-    def scan_tablet(self, request: ScanTablet) -> Reply: ...
+    def scan_tablet(self, request: ScanTablet) -> Reply | Deferred[Reply]: ...
 
     def watch(self, request: Watch, watcher: Watcher) -> Reply: ...
 
@@ -289,7 +289,7 @@ class TextProtocol(LineReceiver):
         elif isinstance(request, Get | Scan):
             self._order.admit(request.row, True, lambda: self._read(request, slot))
         else:
-            self._read(request, slot)
+            self._answer(request, slot)
 
     def _name_next(self, request_id: RequestId) -> None:
         """RQID has no reply of its own; one without a mutation is told so in its place."""
@@ -300,27 +300,29 @@ class TextProtocol(LineReceiver):
 
     def _mutate(self, mutation: Mutation, request_id: RequestId | None, slot: Slot) -> bool:
         """Execute a mutation; whether it is under way now."""
-        with self._working_for(slot):
-            try:
-                answer = self._service.mutate(mutation, request_id)
-            except (DiskError, TabletDamaged) as error:
-                answer = self._unreadable(mutation, error)
+        return self._in_order(self._ask(mutation, slot, request_id), slot, mutation.row)
+
+    def _read(self, request: Get | Scan, slot: Slot) -> bool:
+        """Answer a read of a row; whether it is under way now."""
+        return self._in_order(self._ask(request, slot), slot, request.row)
+
+    def _in_order(self, answer: Reply | Deferred[Reply], slot: Slot, row: bytes) -> bool:
+        """Fill the slot, now or later; whether later."""
         if isinstance(answer, Deferred):
             answer.addErrback(self._broken, slot)
-            answer.addCallback(self._answered, mutation.row, slot)
+            answer.addCallback(self._answered, slot, row)
             return True
         self._fill(slot, answer)
         return False
 
-    def _read(self, request: Request, slot: Slot) -> bool:
-        """Answer a request that changes no cell."""
-        with self._working_for(slot):
-            try:
-                reply = self._ask(request)
-            except (DiskError, TabletDamaged) as error:
-                reply = self._unreadable(request, error)
-        self._fill(slot, reply)
-        return False
+    def _answer(self, request: Request, slot: Slot) -> None:
+        """Answer a request that no order of a row concerns."""
+        answer = self._ask(request, slot)
+        if isinstance(answer, Deferred):
+            answer.addErrback(self._broken, slot)
+            answer.addCallback(self._answered, slot, None)
+        else:
+            self._fill(slot, answer)
 
     def _fill(self, slot: Slot, reply: Reply) -> None:
         """Answer a request; one that took long is logged with what it was done for."""
@@ -339,7 +341,18 @@ class TextProtocol(LineReceiver):
     def _working_for(slot: Slot) -> AbstractContextManager[None]:
         return trace.working_for(slot.trace) if slot.trace else _FOR_NOBODY
 
-    def _ask(self, request: Request) -> Reply:
+    def _ask(
+        self, request: Request, slot: Slot, request_id: RequestId | None = None
+    ) -> Reply | Deferred[Reply]:
+        with self._working_for(slot):
+            try:
+                if isinstance(request, _MUTATIONS):
+                    return self._service.mutate(request, request_id)
+                return self._asked(request)
+            except (DiskError, TabletDamaged) as error:
+                return self._unreadable(slot, error)
+
+    def _asked(self, request: Request) -> Reply | Deferred[Reply]:
         match request:
             case Get():
                 return self._service.get(request)
@@ -358,22 +371,26 @@ class TextProtocol(LineReceiver):
             case _:
                 raise AssertionError(f"{request} is no request of its own")
 
-    def _unreadable(self, request: Request, error: DiskError | TabletDamaged) -> Reply:
+    def _unreadable(self, slot: Slot, error: DiskError | TabletDamaged) -> Reply:
         if isinstance(error, TabletDamaged):
             # Logged where it was found, once: not again for every request that meets it.
             return Error("DAMAGED", str(error))
-        self.log.error("{kind}: {error}", kind=type(request).__name__, error=error)
+        self.log.error("{kind}: {error}", kind=slot.kind, error=error)
         return Error("DISK", "the disk cannot give the cells")
 
     def _broken(self, failure: Failure, slot: Slot) -> Reply:
+        error = failure.value
         with self._working_for(slot):
-            self.log.failure("a mutation of {peer}", failure, peer=self._transport.getPeer())
+            if isinstance(error, DiskError | TabletDamaged):
+                return self._unreadable(slot, error)
+            self.log.failure("a request of {peer}", failure, peer=self._transport.getPeer())
         return Unknown()
 
-    def _answered(self, reply: Reply, row: bytes, slot: Slot) -> None:
+    def _answered(self, reply: Reply, slot: Slot, row: bytes | None) -> None:
         if not self._closing:
             self._fill(slot, reply)
-            self._order.ended(row)
+            if row is not None:
+                self._order.ended(row)
             self._work()
 
     # -- watches ---------------------------------------------------------------------------------

@@ -1,32 +1,37 @@
-"""One tablet at its primary: mutations decided in version order, made durable, committed, answered.
+"""One tablet: what its replica agrees on means something here.
 
 Theory of operation
-    A mutation passes four stations. It is *decided* against the prepared state and gets the next
-    version; its entry is *written* to the journal; once durable it is *committed* in version order
-    (request id recorded, cells applied); then it is *answered* and watchers are told. With replication,
-    "durable" will also mean: acknowledged by every member; nothing else changes here.
+    At the primary a mutation passes four stations. It is *decided* against the prepared state and gets
+    the next version; its entry is *proposed* to the replica, which brings it to every member's disk; it is
+    *committed* in version order (request id recorded, cells applied); then it is *answered* and watchers
+    are told. The other members commit the same entries and so have the same cells and request ids.
 
     A mutation that fails its comparison and has no request id leaves no entry: it is answered as soon as
     what it saw has committed. One with a request id does leave an entry, without effects: otherwise a
     delayed duplicate could succeed after the client had been told that it failed.
 
-    What is under way is bounded in number and bytes; beyond that the answer is -BUSY.
+    Reads see what is committed. They take a ticket before they look and check it, and the leases, after:
+    so nobody is shown what another primary has changed already. Where clocks cannot be trusted they wait
+    for a round to the members instead (`read_mode = "confirm"`).
+
+    Whoever stops being primary answers all that waits with UNKNOWN: the next one knows.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from attrs import define, field
+from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from penncloud.lsm.engine import TabletRecovery
-from penncloud.lsm.entry import Entry, PutEffect
+from penncloud.lsm.entry import Entry
 from penncloud.lsm.errors import TabletDamaged
 from penncloud.lsm.tablet import ScannedCell
-from penncloud.platform.environment import nothing_broken
+from penncloud.placement.tablets import row_hash
+from penncloud.replication.messages import Ready
+from penncloud.replication.primary import Refused
+from penncloud.replication.replica import Replica
 from penncloud.storage.decide import NOTHING, Decision, Seen, decide
 from penncloud.storage.dedup import (
     DedupTable,
@@ -38,9 +43,8 @@ from penncloud.storage.dedup import (
     outcome_of,
     reply_of,
 )
-from penncloud.storage.engine import Engine
-from penncloud.storage.journal import DISK_FULL_RETRY_MS, Journal
-from penncloud.storage.watches import Watches
+from penncloud.storage.prepared import Prepared, PreparedState
+from penncloud.storage.surroundings import Surroundings
 from penncloud.wire.limits import MAX_SCAN_BYTES
 from penncloud.wire.messages import (
     Busy,
@@ -50,6 +54,7 @@ from penncloud.wire.messages import (
     Mismatch,
     Missing,
     Mutation,
+    Ok,
     Reply,
     RequestId,
     Scan,
@@ -58,270 +63,334 @@ from penncloud.wire.messages import (
     Value,
 )
 
-# Mutations of one tablet that are decided and not yet durable.
-MAX_IN_FLIGHT: Final = 8192
-MAX_IN_FLIGHT_BYTES: Final = 16 * 1024 * 1024
-# What a client is told to wait when too much is under way.
+# What a client is told to wait when too much is under way, and when nobody serves right now.
 RETRY_MS: Final = 20
+NOT_SERVING_RETRY_MS: Final = 50
+# What clients are told to wait while the disk is full.
+DISK_FULL_RETRY_MS: Final = 1000
 
 Answer: TypeAlias = Reply | Deferred[Reply]
 
 
-@define(eq=False)
-class _Prepared:
-    """A decided mutation on its way. `waiting` are the answers due when it commits."""
+@frozen
+class Place:
+    """A tablet's number, and which rows it has: those with lo <= hash < hi."""
 
-    entry: Entry
-    request_id: RequestId | None
-    outcome: Outcome | None
-    reply: Reply
-    size_bytes: int
-    waiting: list[tuple[Deferred[Reply], Reply]] = field(factory=list)
-
-    def when_committed(self, reply: Reply) -> Deferred[Reply]:
-        answer: Deferred[Reply] = Deferred()
-        self.waiting.append((answer, reply))
-        return answer
-
-
-def _recovered(entry: Entry) -> _Prepared:
-    """An entry of the log, as it was before the restart; nobody waits for it any more."""
-    if not entry.client:
-        return _Prepared(entry, None, None, Unknown(), 0)
-    request_id = RequestId(entry.client, entry.seq)
-    return _Prepared(entry, request_id, decode_outcome(entry.result), Unknown(), 0)
+    tablet: int
+    lo: int
+    hi: int
 
 
 class Tablet:
-    """The primary of one tablet as the engine `found` it; `epoch` is that of its configuration.
+    """See the module. `touched` is told when the replica has new work.
 
-    Requests raise `lsm.errors.TabletDamaged` once the tablet's files cannot be trusted, and DiskError
+    Requests raise `lsm.errors.TabletDamaged` when the tablet's files cannot be trusted, and DiskError
     when the disk does not give what was asked.
     """
 
-    def __init__(
-        self,
-        found: TabletRecovery,
-        epoch: int,
-        engine: Engine,
-        journal: Journal,
-        watches: Watches,
-        *,
-        max_in_flight: int = MAX_IN_FLIGHT,
-        max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
-        broken: Callable[[str], bool] = nothing_broken,
-    ) -> None:
-        self.id = found.tablet
-        self.epoch = epoch
-        self._engine = engine
-        self._journal = journal
-        self._watches = watches
-        self._broken = broken
-        self._max_in_flight = max_in_flight
-        self._max_in_flight_bytes = max_in_flight_bytes
+    def __init__(self, around: Surroundings, place: Place, touched: Callable[[], None]) -> None:
+        self.id = place.tablet
+        self.lo = place.lo
+        self.hi = place.hi
+        # Set before anything is asked of it, and again when the replica begins anew.
+        self.replica: Replica
+        # Why there is nothing here that can be read.
+        self.damage = ""
+        self.committed = 0
+        self._engine = around.engine
+        self._watches = around.watches
+        self._clock = around.clock
+        self._touched = touched
+        self._broken = around.broken
         self._request_ids = DedupTable()
-        self._in_flight: deque[_Prepared] = deque()
-        self._in_flight_bytes = 0
-        # The prepared state: what in-flight mutations will have written, by row and column.
-        self._overlay: dict[bytes, dict[bytes, Seen]] = {}
-        self._by_id: dict[RequestId, _Prepared] = {}
-        self._damage = found.damaged
-        self._request_ids.restore(found.meta)
-        self.committed = found.version
-        # With one member, what is durable is committed.
-        if not self._damage:
-            self._commit([_recovered(entry) for entry in found.tail])
-        engine.set_meta(self.id, self._request_ids.encode)
+        self._prepared = PreparedState()
+        # Given up by this primary, and overwritten when every member has that.
+        self._withdrawn: list[Prepared] = []
+        # Reads that wait for a round to the members.
+        self._confirming: dict[int, tuple[Deferred[Reply], Callable[[], Reply]]] = {}
+        self._next_context = 0
+        # It was the primary without leases when it last looked.
+        self._lost_touch = False
+
+    def restore(self, meta: bytes, version: int) -> None:
+        """Be what a checkpoint of the engine holds; `meta` is what `encode` gave. Raises CorruptTable."""
+        self._request_ids.restore(meta)
+        self.committed = version
+
+    def encode(self) -> bytes:
+        """What belongs to a checkpoint beside the cells."""
+        return self._request_ids.encode()
 
     @property
-    def prepared(self) -> int:
-        """The version of the last decided mutation."""
-        return self.committed + len(self._in_flight)
+    def serving(self) -> bool:
+        """Whether this is the primary, with everything committed that was ever answered."""
+        return self.replica.read_ticket() != 0
 
     @property
-    def is_damaged(self) -> bool:
-        """Whether its files cannot be trusted."""
-        return bool(self._damage)
+    def cfg(self) -> int:
+        """The number of the newest configuration that is known here."""
+        config = self.replica.config
+        return 0 if config is None else config.cfg
 
     @property
     def in_flight_bytes(self) -> int:
-        """What the mutations that are not yet durable hold in memory."""
-        return self._in_flight_bytes
+        """What the mutations that are not yet committed hold in memory."""
+        return self._prepared.size_bytes
+
+    @property
+    def in_flight(self) -> int:
+        """How many mutations are decided and not yet committed."""
+        return len(self._prepared.in_flight)
+
+    def _check(self) -> None:
+        if self.damage:
+            raise TabletDamaged(self.id, self.damage)
 
     # -- mutations -------------------------------------------------------------------------------
 
-    def mutate(self, mutation: Mutation, request_id: RequestId | None = None) -> Answer:
-        """Execute a mutation; exactly once where it has a request id."""
-        if self._damage:
-            raise TabletDamaged(self.id, self._damage)
+    def mutate(self, mutation: Mutation, request_id: RequestId | None, full: bool) -> Answer:
+        """Execute a mutation; exactly once where it has a request id. `full`: take nothing new."""
+        self._check()
+        if not self.serving:
+            return Busy(NOT_SERVING_RETRY_MS)
         if request_id is not None and not self._broken("request-ids"):
-            earlier = self._by_id.get(request_id)
+            earlier = self._prepared.find(request_id)
             if earlier is not None:
+                if earlier.answered:
+                    return _local(earlier.reply)
                 return earlier.when_committed(earlier.reply)
             outcome = self._request_ids.find(request_id.client, request_id.seq)
             if outcome is Refusal.BELOW_WINDOW:
                 return Error("RQID", "this request id is too old to know whether it was executed")
             if outcome is not None:
                 return self._repeat(mutation.row, outcome)
-        if self._journal.failed:
-            return Busy(DISK_FULL_RETRY_MS)
-        if (
-            self._journal.full
-            or len(self._in_flight) >= self._max_in_flight
-            or self._in_flight_bytes >= self._max_in_flight_bytes
-        ):
+        if full:
             return Busy(RETRY_MS)
         return self._prepare(mutation, request_id)
 
     def _prepare(self, mutation: Mutation, request_id: RequestId | None) -> Answer:
-        row, version = mutation.row, self.prepared + 1
-        decision = decide(mutation, lambda col: self._prepared_cell(row, col), version)
-        if decision.failed_at is not None and request_id is None:
-            return self._failed(row, decision)
-        prepared = self._enter(decision, version, request_id)
-        self._in_flight.append(prepared)
-        self._in_flight_bytes += prepared.size_bytes
-        self._overlay_with(prepared.entry)
-        if request_id is not None:
-            self._by_id[request_id] = prepared
-        self._journal.write(self, prepared.entry)
+        now = self._clock.seconds()
+        try:
+            version, cfg = self.replica.next_place(now)
+            view = _View(self._prepared_cell, mutation.row)
+            decision = decide(mutation, view, version)
+            if decision.failed_at is not None and request_id is None:
+                return self._failed(decision, view.newest)
+            prepared = self._enter(decision, version, cfg, request_id)
+            self.replica.propose(prepared.entry, now)
+        except Refused:
+            return Busy(RETRY_MS)
+        self._prepared.add(prepared)
+        self._touched()
         if self._broken("answer-when-durable"):
             return decision.reply
         return prepared.when_committed(decision.reply)
 
-    def _enter(self, decision: Decision, version: int, request_id: RequestId | None) -> _Prepared:
+    def _enter(
+        self, decision: Decision, version: int, cfg: int, request_id: RequestId | None
+    ) -> Prepared:
         """The entry of a decision."""
         reply, outcome = decision.reply, None
         client, seq, result = b"", 0, b""
         if request_id is not None:
             outcome = outcome_of(reply, decision.failed_at)
             client, seq, result = request_id.client, request_id.seq, encode_outcome(outcome)
-        entry = Entry(self.id, version, self.epoch, client, seq, decision.effects, result)
+        entry = Entry(self.id, version, cfg, client, seq, decision.effects, result)
         held = len(reply.value or b"") if isinstance(reply, Mismatch) else 0
-        return _Prepared(entry, request_id, outcome, reply, entry.size_bytes + held)
+        return Prepared(entry, request_id, outcome, reply, entry.size_bytes + held)
 
     def _prepared_cell(self, row: bytes, col: bytes) -> Seen:
-        pending = self._overlay.get(row, {}).get(col)
+        """A cell with what is under way; of one that is being deleted, the deletion's version."""
+        pending = self._prepared.seen(row, col)
         if pending is not None and not self._broken("decide-on-prepared"):
-            return NOTHING if pending[1] is None else pending
+            return pending
         stored = self._engine.get(self.id, row, col)
         return NOTHING if stored is None else (stored.version, stored.value)
 
-    def _failed(self, row: bytes, decision: Decision) -> Answer:
-        """Answer a failed comparison once what it saw has committed."""
-        assert decision.failed_at is not None
-        pending = self._overlay.get(row, {}).get(decision.failed_at)
-        if pending is None or self._broken("failed-after-what-it-saw"):
+    def _failed(self, decision: Decision, saw: int) -> Answer:
+        """Answer a failed comparison once what it saw has committed; `saw` is the newest of that."""
+        if self._broken("failed-after-what-it-saw"):
             return decision.reply
-        writer = self._in_flight[pending[0] - self._in_flight[0].entry.version]
-        return writer.when_committed(decision.reply)
+        if saw > self.committed:
+            return self._prepared.writer(saw).when_committed(decision.reply)
+        # It is committed: then this is a read, and answered as one.
+        return self._read(lambda: decision.reply)
 
-    def _repeat(self, row: bytes, outcome: Outcome) -> Reply:
+    def _repeat(self, row: bytes, outcome: Outcome) -> Answer:
         """The first answer again; a value too long to be remembered is read anew."""
-        now = None
         if isinstance(outcome, Failed) and outcome.cut:
-            stored = self._engine.get(self.id, row, outcome.col)
-            now = Mismatch(0, None) if stored is None else Mismatch(stored.version, stored.value)
-        return reply_of(outcome, now)
+            return self._read(lambda: reply_of(outcome, self._mismatch(row, outcome.col)))
+        return reply_of(outcome)
 
-    def _overlay_with(self, entry: Entry) -> None:
-        for effect in entry.effects:
-            value = effect.value if isinstance(effect, PutEffect) else None
-            cells = self._overlay.setdefault(effect.row, {})
-            cells[effect.col] = (entry.version, value)
+    def _mismatch(self, row: bytes, col: bytes) -> Mismatch:
+        stored = self._engine.get(self.id, row, col)
+        return Mismatch(0, None) if stored is None else Mismatch(stored.version, stored.value)
 
-    # -- what the journal tells ------------------------------------------------------------------
+    # -- what the replica tells ------------------------------------------------------------------
 
-    def durable(self, version: int) -> None:
-        """Commit every entry up to `version`, then answer."""
-        done: list[_Prepared] = []
-        while self._in_flight and self._in_flight[0].entry.version <= version:
-            prepared = self._in_flight.popleft()
-            self._in_flight_bytes -= prepared.size_bytes
-            done.append(prepared)
-        self._commit(done)
-        for prepared in done:
-            for answer, reply in prepared.waiting:
-                answer.callback(reply)
-        changed = {e.row: p.entry.version for p in done for e in p.entry.effects}
-        for row, at in changed.items():
-            self._watches.tell(row, at)
+    def take(self, ready: Ready) -> None:
+        """The owner's part of a Ready: what is to be done at once."""
+        if ready.stepped_down:
+            self.give_up()
+        if ready.withdrawn:
+            self._withdrawn += self._prepared.take_back()
+        if ready.aborted:
+            aborted, self._withdrawn = self._withdrawn, []
+            for prepared in aborted:
+                prepared.answer(Busy(RETRY_MS))
+        if ready.committed > self.committed:
+            self._commit(ready.committed)
+        if ready.answered > self.committed:
+            self._prepared.answer_up_to(ready.answered, _local)
+        for context in ready.confirmed:
+            self._confirmed(context)
 
-    def refused(self, version: int, retry_ms: int) -> None:
-        """Take back every decision from `version` on: the disk kept none of them."""
-        for prepared in self._take_back(version):
-            for answer, _ in prepared.waiting:
-                answer.callback(Busy(retry_ms))
+    def give_up(self) -> None:
+        """This replica is the primary no more, or cannot know any more what becomes of its entries."""
+        unknown = self._withdrawn + self._prepared.take_back()
+        self._withdrawn = []
+        for prepared in unknown:
+            prepared.answer(Unknown())
+        confirming, self._confirming = self._confirming, {}
+        for answer, _ in confirming.values():
+            answer.callback(Busy(RETRY_MS))
+        self.tell_watchers()
 
-    def damaged(self, reason: str) -> None:
-        """Take no more mutations: the engine cannot keep them."""
-        self._damage = reason
+    def _commit(self, version: int) -> None:
+        """Let the entries up to `version` become what reads see; then answer."""
+        entries: list[Any] = self.replica.entries(self.committed, version)
+        for entry in entries:
+            if entry.client:
+                outcome = decode_outcome(entry.result)
+                self._request_ids.record(entry.client, entry.seq, outcome)
+        self.committed = version
+        self._engine.commit(self.id, version)
+        for prepared in self._prepared.take(version):
+            prepared.answer()
+        if len(self._watches):
+            changed = {e.row: entry.version for entry in entries for e in entry.effects}
+            for row, at in changed.items():
+                self._watches.tell(row, at)
 
-    def lost(self, version: int) -> None:
-        """The disk failed: nobody knows what became of the mutations from `version` on."""
-        for prepared in self._take_back(version):
-            for answer, _ in prepared.waiting:
-                answer.callback(Unknown())
+    def doubt(self) -> None:
+        """Called now and then: a primary that has lost touch may not hear of what its successor commits,
+        so its watchers are sent to look for one."""
+        lost = self.serving and not self.may_watch()
+        if lost and self._lost_touch:
+            self.tell_watchers()
+        self._lost_touch = lost
 
-    def _commit(self, done: list[_Prepared]) -> None:
-        """Let the entries, the next ones in version order, become what reads see."""
-        if not done:
-            return
-        for prepared in done:
-            entry = prepared.entry
-            if entry.version != self.committed + 1:
-                raise AssertionError(
-                    f"tablet {self.id}: version {entry.version} after {self.committed}"
-                )
-            self.committed = entry.version
-            request_id, outcome = prepared.request_id, prepared.outcome
-            if request_id is not None and outcome is not None:
-                self._request_ids.record(request_id.client, request_id.seq, outcome)
-                self._by_id.pop(request_id, None)
-        self._engine.commit(self.id, self.committed)
-        for prepared in done:
-            self._uncover(prepared.entry)
-
-    def _uncover(self, entry: Entry) -> None:
-        """What is committed needs no overlay, unless something newer covers it."""
-        for effect in entry.effects:
-            cells = self._overlay.get(effect.row, {})
-            if cells.get(effect.col, NOTHING)[0] == entry.version:
-                del cells[effect.col]
-                if not cells:
-                    del self._overlay[effect.row]
-
-    def _take_back(self, version: int) -> list[_Prepared]:
-        back: list[_Prepared] = []
-        while self._in_flight and self._in_flight[-1].entry.version >= version:
-            prepared = self._in_flight.pop()
-            self._in_flight_bytes -= prepared.size_bytes
-            if prepared.request_id is not None:
-                self._by_id.pop(prepared.request_id, None)
-            back.append(prepared)
-        self._overlay.clear()
-        for kept in self._in_flight:
-            self._overlay_with(kept.entry)
-        return back[::-1]
+    def tell_watchers(self) -> None:
+        """A hint to read again leads the watchers to whoever serves their rows now."""
+        if len(self._watches):
+            for row in self._watches.rows():
+                if self.lo <= row_hash(row) < self.hi:
+                    self._watches.tell(row, 0)
 
     # -- reads: of what is committed -------------------------------------------------------------
 
-    def get(self, row: bytes, col: bytes) -> Reply:
+    def get(self, row: bytes, col: bytes) -> Answer:
+        """One cell."""
+        self._check()
+        return self._behind(row, lambda: self._read(lambda: self._get(row, col)))
+
+    def _get(self, row: bytes, col: bytes) -> Reply:
         if self._broken("read-committed"):
             version, value = self._prepared_cell(row, col)
             return Missing() if value is None else Value(version, value)
         stored = self._engine.get(self.id, row, col)
         return Missing() if stored is None else Value(stored.version, stored.value)
 
-    def scan(self, request: Scan) -> Reply:
+    def scan(self, request: Scan) -> Answer:
+        """Cells of a row."""
+        self._check()
+        return self._behind(request.row, lambda: self._read(lambda: self._scan(request)))
+
+    def _scan(self, request: Scan) -> Reply:
         found = self._engine.scan(
             self.id, request.row, request.start, request.stop, request.reverse
         )
         return _page(found, request.limit, request.max_value)
 
-    def scan_all(self, request: ScanTablet) -> Reply:
+    def scan_all(self, request: ScanTablet) -> Answer:
+        """Cells of the whole tablet."""
+        self._check()
+        return self._read(lambda: self._scan_all(request))
+
+    def _scan_all(self, request: ScanTablet) -> Reply:
         found = self._engine.scan_tablet(self.id, request.row, request.col)
         return _page(found, request.limit, request.max_value)
+
+    def may_watch(self) -> bool:
+        """Whether a watch may begin: what commits from now on is told."""
+        replica = self.replica
+        ticket = replica.read_ticket()
+        if not ticket or replica.confirms:
+            return bool(ticket)
+        return replica.may_read(ticket, self._clock.seconds())
+
+    def _behind(self, row: bytes, read: Callable[[], Answer]) -> Answer:
+        """In async mode a write may have been answered before reads see it: then they wait for it."""
+        last = self._prepared.answered_in(row) if self.replica.answers_early else None
+        if last is None:
+            return read()
+        committed = last.when_visible()
+        committed.addCallback(lambda _: read())
+        return committed
+
+    def _read(self, look: Callable[[], Reply]) -> Answer:
+        """Answer with what `look` gives, if that surely is the newest."""
+        replica = self.replica
+        ticket = replica.read_ticket()
+        if not ticket:
+            return Busy(NOT_SERVING_RETRY_MS)
+        if replica.confirms:
+            return self._confirm(look)
+        seen = look()
+        if replica.may_read(ticket, self._clock.seconds()):
+            return seen
+        return Busy(NOT_SERVING_RETRY_MS)
+
+    def _confirm(self, look: Callable[[], Reply]) -> Answer:
+        self._next_context += 1
+        try:
+            self.replica.confirm(self._next_context, self._clock.seconds())
+        except Refused:
+            return Busy(RETRY_MS)
+        answer: Deferred[Reply] = Deferred()
+        self._confirming[self._next_context] = (answer, look)
+        self._touched()
+        return answer
+
+    def _confirmed(self, context: int) -> None:
+        waiting = self._confirming.pop(context, None)
+        if waiting is not None:
+            answer, look = waiting
+            try:
+                seen = look()
+            except Exception:  # noqa: BLE001 (whoever asked is told what went wrong)
+                answer.errback()
+            else:
+                answer.callback(seen)
+
+
+class _View:
+    """The cells of a row as a decision sees them; `newest` is the highest version among them."""
+
+    def __init__(self, cell: Callable[[bytes, bytes], Seen], row: bytes) -> None:
+        self._cell = cell
+        self._row = row
+        self.newest = 0
+
+    def __call__(self, col: bytes) -> Seen:
+        seen = self._cell(self._row, col)
+        self.newest = max(self.newest, seen[0])
+        return NOTHING if seen[1] is None else seen
+
+
+def _local(reply: Reply) -> Reply:
+    """Async mode: it is on this disk, and will reach the others later."""
+    return Ok(reply.version, local=True) if isinstance(reply, Ok) else reply
 
 
 def _page(found: Iterator[ScannedCell], limit: int, max_value: int | None) -> Cells:

@@ -205,9 +205,13 @@ Request: TypeAlias = StorageRequest | Where | Map
 
 @frozen
 class Ok:
-    """Done; `version` is the mutation's. For Watch: the tablet's version at this moment."""
+    """Done; `version` is the mutation's. For Watch: the tablet's version at this moment.
+
+    `local` (async replication only): it is on the primary's disk, and not yet on the others'.
+    """
 
     version: int
+    local: bool = False
 
 
 @frozen

@@ -67,7 +67,7 @@ def _text(text: str) -> bytes:
 
 
 _ENCODERS: dict[type[Any], Callable[[Any], bytes]] = {
-    Ok: lambda r: b"+OK;%d\r\n" % r.version,
+    Ok: lambda r: (b"+OK;%d;local\r\n" if r.local else b"+OK;%d\r\n") % r.version,
     Value: lambda r: b"+VAL;%d;%d;%b\r\n" % (r.version, len(r.value), r.value),
     Missing: lambda r: b"-MISSING\r\n",  # noqa: ARG005 (all encoders are called alike)
     Mismatch: _encode_mismatch,
@@ -84,7 +84,6 @@ _ENCODERS: dict[type[Any], Callable[[Any], bytes]] = {
 # -- decoding ------------------------------------------------------------------------------------
 
 _LINES: dict[bytes, tuple[int, Callable[[list[bytes]], Reply]]] = {
-    b"+OK": (1, lambda f: Ok(number(f[0]))),
     b"-MISSING": (0, lambda f: Missing()),  # noqa: ARG005
     b"-MOVED": (2, lambda f: Moved(f[0].decode("ascii"), number(f[1]))),
     b"-BUSY": (1, lambda f: Busy(number(f[0]))),
@@ -130,6 +129,8 @@ class ReplyDecoder(StreamDecoder[Reply | Malformed]):
         if kind == b"+MAP" and not ended:
             return (yield from self._tablets())
         fields = [] if ended else (yield from self._header(0))[0]
+        if kind == b"+OK" and (len(fields) == 1 or fields[1:] == [b"local"]):
+            return Ok(number(fields[0]), len(fields) == 2)
         if kind not in _LINES or _LINES[kind][0] != len(fields):
             raise FramingLost("FORMAT", f"not a reply: {kind[:40]!r}")
         return _LINES[kind][1](fields)

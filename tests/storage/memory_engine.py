@@ -10,7 +10,9 @@ from twisted.internet.defer import Deferred, succeed
 
 from penncloud.lsm.engine import TabletRecovery
 from penncloud.lsm.entry import Entry, PutEffect
+from penncloud.lsm.manifest import TabletState
 from penncloud.lsm.memtable import StoredCell
+from penncloud.lsm.sizes import Estimate
 from penncloud.lsm.tablet import ScannedCell
 
 
@@ -51,6 +53,28 @@ class MemoryEngine:
 
     async def close(self) -> None:
         self.closed = True
+
+    def has(self, tablet: int) -> bool:
+        return tablet in self.tablets
+
+    full = False
+
+    def damage(self, tablet: int) -> str:
+        return "" if tablet in self.tablets else "gone"
+
+    def on_checkpoint(self, told: Callable[[int, TabletState], None]) -> None:
+        """There are none."""
+
+    def estimate(self, tablet: int) -> Estimate:
+        return Estimate(0, len(self.tablets[tablet].cells))
+
+    async def drop_tablet(self, tablet: int) -> None:
+        del self.tablets[tablet]
+
+    async def void(self, tablet: int, version: int) -> None:
+        tail = self.tablets[tablet].tail
+        while tail and tail[-1].version > version:
+            tail.pop()
 
     async def create_tablet(self, tablet: int, lo: int, hi: int) -> None:
         if tablet in self.tablets:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from penncloud.platform.errors import DiskError
-from penncloud.platform.memory_disk import MemoryDisk
+from penncloud.platform.errors import DiskError, DiskFull
+from penncloud.platform.memory_disk import Fault, MemoryDisk
 from penncloud.rpc.registration import Assign, TabletAssignment
 from penncloud.storage.assignment import FILE, Assignment, BadAssignment
 
@@ -45,27 +46,48 @@ class AssignmentTests(SynchronousTestCase):
 
     def test_remembered_over_a_crash(self) -> None:
         """What was answered is there after a restart; a new server has nothing."""
-        self.assertEqual((self.assignment.map_version, self.assignment.tablets), (0, ()))
+        self.assertEqual((self.assignment.news.map_version, self.assignment.news.tablets), (0, []))
         self.assertTrue(self.update(FIRST))
         again = Assignment(self.disk.crash())
-        self.assertEqual((again.map_version, list(again.tablets)), (3, FIRST.tablets))
+        self.assertEqual((again.news.map_version, again.news.tablets), (3, FIRST.tablets))
 
     def test_older_news_are_ignored(self) -> None:
         """Two coordinators may send in any order; the same again changes nothing."""
         self.update(SECOND)
         self.assertFalse(self.update(FIRST))
         self.assertTrue(self.update(SECOND))
-        self.assertEqual(list(self.assignment.tablets), SECOND.tablets)
+        self.assertEqual(self.assignment.news.tablets, SECOND.tablets)
 
     def test_made_before_it_is_remembered(self) -> None:
         """What the file names was made: a tablet that could not be made is not in it."""
         self.trouble = DiskError("no room")
         done = Deferred.fromCoroutine(self.assignment.update(FIRST, self.make))
         self.failureResultOf(done, DiskError)
-        self.assertEqual((self.made, self.assignment.map_version), ([[1, 2]], 0))
+        self.assertEqual((self.made, self.assignment.news.map_version), ([[1, 2]], 0))
         self.assertFalse(self.disk.exists(FILE))
         self.trouble = None
         self.assertTrue(self.update(FIRST))
+
+    def test_a_full_disk(self) -> None:
+        """The news is acted on, and remembered when there is room."""
+        self.update(SECOND)
+        self.disk.faults[self.disk.operations] = Fault.FULL
+        newer = msgspec.structs.replace(SECOND, map_version=5)
+        done = Deferred.fromCoroutine(self.assignment.update(newer, self.make))
+        self.clock.advance(1)
+        self.failureResultOf(done, DiskFull)
+        self.assertEqual(self.assignment.news.map_version, 5)
+        self.assertEqual(Assignment(self.disk).news.map_version, 4)
+        self.assertTrue(self.update(newer))
+        self.assertEqual(Assignment(self.disk.crash()).news.map_version, 5)
+
+    def test_who_lives_is_not_remembered(self) -> None:
+        """It changes often, and says nothing about a later time."""
+        self.update(msgspec.structs.replace(SECOND, suspects=["storage-2"]))
+        operations = self.disk.operations
+        self.update(msgspec.structs.replace(SECOND, suspects=[]))
+        self.assertEqual(self.disk.operations, operations)
+        self.assertEqual(Assignment(self.disk.crash()).news.suspects, [])
 
     def test_at_once(self) -> None:
         """Of two that arrive together the newer one stays."""
@@ -76,7 +98,7 @@ class AssignmentTests(SynchronousTestCase):
         for _ in range(5):
             self.clock.advance(1)
         self.assertEqual([self.successResultOf(d) for d in done], [True, False])
-        self.assertEqual(Assignment(self.disk.crash()).map_version, 4)
+        self.assertEqual(Assignment(self.disk.crash()).news.map_version, 4)
 
     def test_nonsense_is_refused(self) -> None:
         """Tablets that overlap or come twice would lose writes."""
@@ -87,7 +109,7 @@ class AssignmentTests(SynchronousTestCase):
         ):
             done = Deferred.fromCoroutine(self.assignment.update(Assign(9, tablets), self.make))
             self.failureResultOf(done, BadAssignment)
-        self.assertEqual(self.assignment.map_version, 0)
+        self.assertEqual(self.assignment.news.map_version, 0)
 
     def test_a_damaged_file(self) -> None:
         """It is told by its name, not ignored."""

@@ -19,9 +19,9 @@ from penncloud.lsm.options import EngineOptions
 from penncloud.placement.tablets import even_ranges, row_hash
 from penncloud.platform.environment import Environment
 from penncloud.platform.memory_disk import Fault, MemoryDisk
-from penncloud.rpc.registration import TabletAssignment
+from penncloud.rpc.registration import Assign, TabletAssignment
 from penncloud.storage.decide import NOTHING, Seen, decide
-from penncloud.storage.tablets import Tablets
+from penncloud.storage.standing import Standings
 from penncloud.wire.messages import (
     AppendCell,
     Busy,
@@ -38,27 +38,27 @@ from penncloud.wire.messages import (
     Reply,
     RequestId,
     ScanTablet,
+    Unknown,
 )
 from tests.lsm.machine import Machine, no_threads
+from tests.storage.alone import Alone
 from tests.storage.test_decide import Row
 
 # Small sizes, so that logs and checkpoints are many.
 OPTIONS = EngineOptions(memtable_bytes=20_000, segment_bytes=8_000, checkpoint_writes=10)
-ASSIGNED = [
-    TabletAssignment(number, lo, hi, 1, "storage-1", ["storage-1"])
-    for number, (lo, hi) in enumerate(even_ranges(2), 1)
-]
 ROWS = [b"row-%d" % index for index in range(4)]
 COLS = [b"a", b"b", b"c"]
 
 
 class Server:
-    """storage-1 without its sockets."""
+    """storage-1 without its sockets, alone; its coordinators make it primary whenever it can be."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.machine = Machine(seed, OPTIONS)
         self.clock = self.machine.clock
+        self.epoch = 0
+        self.taken = False
         self.start(self.machine.disk)
 
     def start(self, disk: MemoryDisk) -> None:
@@ -67,10 +67,48 @@ class Server:
             self.clock, lambda: 0.0, self.random, self.random.randbytes, no_threads
         )
         engine = Engine(disk, environment, OPTIONS, CollectorRegistry())
-        self.tablets = Tablets("storage-1", self.clock, engine)
-        self.machine.run(self.tablets.open())
-        self.machine.run(self.tablets.make(ASSIGNED))
-        self.tablets.serve(ASSIGNED)
+        found = self.machine.run(engine.open())
+        standings = Standings(disk)
+        incarnation = self.machine.run(standings.begin(1))
+        self.alone = Alone(
+            self.clock, engine, incarnation=incarnation, standings=standings, disk=disk
+        )
+        self.alone.open(found)
+        self.tablets = self.alone.tablets
+        if not self.epoch:
+            self.machine.run(self.alone.replicas.make(self.assigned()))
+        self.lead()
+
+    def assigned(self) -> tuple[TabletAssignment, ...]:
+        """Both tablets, in the newest configuration."""
+        incarnation = self.alone.incarnation
+        return tuple(
+            TabletAssignment(
+                number,
+                lo,
+                hi,
+                self.epoch,
+                "storage-1",
+                ["storage-1"],
+                taken=self.epoch > 0,
+                incarnation=incarnation,
+            )
+            for number, (lo, hi) in enumerate(even_ranges(2), 1)
+        )
+
+    def lead(self) -> None:
+        """One more configuration, in which this process is the primary."""
+        self.epoch += 1
+        self.alone.replicas.act_on(Assign(self.epoch, list(self.assigned())))
+        self.tablets.assigned()
+        self.machine.settle(1.0)
+
+    def look(self) -> None:
+        """As the coordinators do: whoever has given up and can lead again is named again."""
+        self.alone.replicas._look_for_room()
+        self.machine.settle(1.0)
+        if any(tip.declined == self.epoch for tip in self.alone.replicas.tips()):
+            self.lead()
 
     def crash(self) -> None:
         """Cut the power and start again."""
@@ -107,7 +145,7 @@ class Client:
             self.hear(answer, name)
 
     def hear(self, reply: Reply, name: RequestId) -> None:
-        if isinstance(reply, Busy):
+        if isinstance(reply, Busy | Unknown):
             return
         assert isinstance(reply, Ok | Mismatch | Missing), reply
         earlier = self.told.setdefault(name, reply)
@@ -157,6 +195,8 @@ class CrashTests(SynchronousTestCase):
                     server.disk.faults[at] = Fault.FULL
             if chance.random() < 0.8:
                 server.crash()
+            if faults:
+                server.look()
             for name in chance.sample(list(client.told), min(5, len(client.told))):
                 client.send(name)
             for name in client.unanswered():
@@ -164,6 +204,7 @@ class CrashTests(SynchronousTestCase):
         server.disk.faults.clear()
         for _ in range(10):
             server.machine.settle(5.0)
+            server.look()
             for name in client.unanswered():
                 client.send(name)
         self.assertEqual(client.unanswered(), [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from penncloud.placement.tablets import HASH_SPACE
 from penncloud.rpc.registration import TabletAssignment
 from penncloud.storage.factory import TextFactory
-from penncloud.storage.tablets import Tablets
 from penncloud.wire.messages import Put
+from tests.storage.alone import Alone
 from tests.storage.memory_engine import MemoryEngine
 from tests.wire.test_documentation import BLOCKS
 
@@ -26,14 +25,16 @@ class SessionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.tablets = Tablets("storage-1", self.clock, MemoryEngine(instant=True))
+        server = Alone(self.clock, MemoryEngine(instant=True))
+        server.open()
+        self.tablets = server.tablets
         assigned = [
             TabletAssignment(1, 0, 1, 1, "storage-1", ["storage-1"]),
             TabletAssignment(2, 1, HASH_SPACE, 1, "storage-1", ["storage-1"]),
         ]
-        self.successResultOf(Deferred.fromCoroutine(self.tablets.make(assigned)))
-        self.tablets.serve(assigned)
-        for _ in range(VERSION):
+        server.lead(assigned)
+        # A primary begins with an entry of its own.
+        for _ in range(VERSION - 1):
             self.write(b"before")
         self.transport = StringTransport()
         self.client = TextFactory(self.clock, self.tablets, 256).buildProtocol(None)

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from penncloud.placement.tablets import HASH_SPACE
@@ -28,11 +29,22 @@ from penncloud.rpc.protocol import RpcProtocol
 from penncloud.rpc.registration import Assign, Assigned, Register, Registered, TabletAssignment
 from penncloud.rpc.server import RpcServerFactory
 from penncloud.storage.node import StorageNode
-from penncloud.wire.messages import Error, Get, Moved, Ok, Put, Reply, Request, Value
+from penncloud.wire.messages import (
+    Busy,
+    Error,
+    Get,
+    Missing,
+    Moved,
+    Ok,
+    Put,
+    Reply,
+    Request,
+    Value,
+)
 from penncloud.wire.replies import ReplyDecoder
 from penncloud.wire.requests import encode_request
 
-WHOLE = TabletAssignment(1, 0, HASH_SPACE, 4, "storage-1", ["storage-1"])
+WHOLE = TabletAssignment(1, 0, HASH_SPACE, 0, "", ["storage-1"])
 
 
 class Asking(Protocol):
@@ -95,44 +107,71 @@ class NodeTests(TestCase):
         transport.loseConnection()
         return replies
 
-    async def test_from_registration_to_restart(self) -> None:
-        """It registers, serves what it is assigned, and after a restart needs nobody to serve it."""
-        node = self.node()
+    async def lead(self, node: StorageNode, epoch: int) -> None:
+        """Make the node that has just registered the primary, and wait until it serves."""
+        connection, register = self.current
+        whole = msgspec.structs.replace(
+            WHOLE, epoch=epoch, primary="storage-1", incarnation=register.incarnation, taken=True
+        )
+        await connection.call(Assign(epoch, [whole]), Assigned, 5.0)
+        while (await self.ask(node, Get(b"r", b"none"))) != [Missing()]:
+            await deferLater(reactor, 0.02)
+
+    async def started(self, node: StorageNode) -> tuple[RpcProtocol, Register]:
+        """Start it and wait until it has registered."""
+        self.registered = Deferred()
         await node.start()
-        connection, register = await self.registered
+        self.current = await self.registered
+        return self.current
+
+    async def found(self) -> StorageNode:
+        """A new node with a tablet that it leads."""
+        node = self.node()
+        connection, _ = await self.started(node)
+        await connection.call(Assign(1, [WHOLE]), Assigned, 5.0)
+        await self.lead(node, 2)
+        return node
+
+    async def test_from_registration_to_restart(self) -> None:
+        """It registers, serves what it is assigned, and after a restart when it is told to."""
+        node = self.node()
+        connection, register = await self.started(node)
         self.assertEqual((register.node.id, register.node.port), ("storage-1", node.port))
         self.assertEqual(await self.ask(node, Get(b"r", b"c")), [Moved("", 0)])
         await connection.call(Assign(1, [WHOLE]), Assigned, 5.0)
+        [busy] = await self.ask(node, Get(b"r", b"c"))
+        self.assertIsInstance(busy, Busy)
+        await self.lead(node, 2)
         replies = await self.ask(node, Put(b"r", b"c", b"v"), Get(b"r", b"c"))
-        self.assertEqual(replies, [Ok(1), Value(1, b"v")])
+        self.assertEqual(replies, [Ok(2), Value(2, b"v")])
         metrics = generate_latest(self.registry).decode()
         self.assertIn('penncloud_storage_requests_total{kind="mutate"} 1.0', metrics)
         self.assertIn("penncloud_storage_tablets 1.0", metrics)
         await node.stop()
-        await maybeDeferred(self.coordinator.stopListening)
         again = self.node()
-        await again.start()
-        self.assertEqual(await self.ask(again, Get(b"r", b"c")), [Value(1, b"v")])
-        self.assertEqual(await self.ask(again, Put(b"r", b"c", b"w")), [Ok(2)])
+        _, later = await self.started(again)
+        [busy] = await self.ask(again, Get(b"r", b"c"))
+        self.assertIsInstance(busy, Busy)
+        self.assertGreater(later.incarnation, register.incarnation)
+        await self.lead(again, 3)
+        self.assertEqual(await self.ask(again, Get(b"r", b"c")), [Value(2, b"v")])
+        self.assertEqual(await self.ask(again, Put(b"r", b"c", b"w")), [Ok(4)])
         await again.stop()
 
-    async def _lost(self, wiped: Callable[[Path], bool], told: Assign | None) -> None:
+    async def _lost(self, wiped: Callable[[Path], bool]) -> None:
         """Let a server take a tablet and stop, wipe its directory, and ask it for a cell again."""
-        node = self.node()
-        await node.start()
-        connection, _ = await self.registered
-        await connection.call(Assign(1, [WHOLE]), Assigned, 5.0)
-        self.assertEqual(await self.ask(node, Put(b"r", b"c", b"v")), [Ok(1)])
+        node = await self.found()
+        self.assertEqual(await self.ask(node, Put(b"r", b"c", b"v")), [Ok(2)])
         await node.stop()
         for path in Path(self.directory).iterdir():
             if wiped(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.registered = Deferred()
         again = self.node()
-        await again.start()
-        connection, _ = await self.registered
-        if told is not None:
-            await connection.call(told, Assigned, 5.0)
+        connection, register = await self.started(again)
+        whole = msgspec.structs.replace(
+            WHOLE, epoch=3, primary="storage-1", incarnation=register.incarnation, taken=True
+        )
+        await connection.call(Assign(3, [whole]), Assigned, 5.0)
         [got, put] = await self.ask(again, Get(b"r", b"c"), Put(b"r", b"c", b"w"))
         for reply in (got, put):
             assert isinstance(reply, Error)
@@ -141,24 +180,31 @@ class NodeTests(TestCase):
 
     async def test_a_wiped_directory(self) -> None:
         """A tablet that was taken and is gone is refused: an empty one would pass for its cells."""
-        taken = msgspec.structs.replace(WHOLE, taken=True)
-        await self._lost(lambda path: True, Assign(1, [taken]))
+        await self._lost(lambda path: True)
 
     async def test_a_directory_without_its_store(self) -> None:
         """The same where only the engine's files are gone: what was assigned had been made."""
-        await self._lost(lambda path: path.name == "lsm", None)
+        await self._lost(lambda path: path.name == "lsm")
+
+    async def test_a_directory_without_its_promises(self) -> None:
+        """Nobody knows what was promised for the tablets: then they are no member's."""
+        await self._lost(lambda path: path.name == "replicas")
 
     async def test_a_damaged_directory(self) -> None:
         """What cannot be used is named, and nothing is listened on."""
         node = self.node()
         await node.start()
         await node.stop()
-        (Path(self.directory) / "assignment.json").write_text("{")
-        broken = self.node()
-        with self.assertRaises(ConfigurationError) as caught:
-            await broken.start()
-        self.assertIn(f"data directory {self.directory}: assignment.json", str(caught.exception))
-        await broken.stop()
+        for name in ("assignment.json", "replicas"):
+            path = Path(self.directory) / name
+            before = path.read_bytes() if path.exists() else None
+            path.write_text("{")
+            broken = self.node()
+            with self.assertRaises(ConfigurationError) as caught:
+                await broken.start()
+            self.assertIn(f"data directory {self.directory}: {name}", str(caught.exception))
+            await broken.stop()
+            path.unlink() if before is None else path.write_bytes(before)
 
     async def test_a_port_that_is_taken(self) -> None:
         """A clear error; everything that had been opened is closed again."""

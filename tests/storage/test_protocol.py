@@ -26,7 +26,6 @@ from penncloud.platform.errors import DiskError
 from penncloud.rpc.registration import TabletAssignment
 from penncloud.storage.factory import TextFactory
 from penncloud.storage.protocol import HELD_BYTES, LINGER_S, MAX_BEHIND, STALLED_S, TextProtocol
-from penncloud.storage.tablets import Tablets
 from penncloud.wire.limits import MAX_DISCARD_BYTES, MAX_VALUE_BYTES, MAX_WATCHES
 from penncloud.wire.messages import (
     Changed,
@@ -50,6 +49,7 @@ from penncloud.wire.messages import (
 )
 from penncloud.wire.replies import ReplyDecoder
 from penncloud.wire.requests import encode_request
+from tests.storage.alone import Alone
 from tests.storage.memory_engine import MemoryEngine
 
 ROW, COL = b"row", b"col"
@@ -107,13 +107,16 @@ class ProtocolTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.engine = MemoryEngine()
-        self.tablets = Tablets("storage-1", self.clock, self.engine)
-        self.assign([whole()])
+        self.server = Alone(self.clock, self.engine)
+        self.server.open()
+        self.server.lead([whole()])
+        # Its first version was the primary's own entry.
+        self.engine.appends.clear()
+        self.tablets = self.server.tablets
         self.factory = TextFactory(self.clock, self.tablets, DEPTH, max_connections=3)
 
     def assign(self, assigned: list[TabletAssignment]) -> None:
-        self.successResultOf(Deferred.fromCoroutine(self.tablets.make(assigned)))
-        self.tablets.serve(assigned)
+        self.server.assign(assigned)
 
     def connect(self) -> Client:
         protocol = self.factory.buildProtocol(None)
@@ -143,7 +146,7 @@ class OrderTests(ProtocolTestCase):
         client.send(Put(ROW, COL, b"v"), Get(ROW, b"none"), Put(ROW, b"d", b""))
         self.assertEqual(client.replies(), [])
         self.sync()
-        self.assertEqual(client.replies(), [Ok(1), Missing(), Ok(2)])
+        self.assertEqual(client.replies(), [Ok(2), Missing(), Ok(3)])
 
     def test_requests_to_one_row_take_effect_in_their_order(self) -> None:
         """A read sees the writes sent before it and none sent after it, though all share a sync."""
@@ -152,7 +155,7 @@ class OrderTests(ProtocolTestCase):
         client.send(*[r for write in writes for r in (write, Get(ROW, COL))], Get(b"other", COL))
         self.assertEqual(client.replies(), [])
         self.sync()
-        values = [Value(i + 1, b"%d" % i) for i in range(3)]
+        values = [Value(i + 2, b"%d" % i) for i in range(3)]
         pairs = [reply for value in values for reply in (Ok(value.version), value)]
         self.assertEqual(client.replies(), [*pairs, Missing()])
 
@@ -163,7 +166,7 @@ class OrderTests(ProtocolTestCase):
         self.clock.advance(0)
         self.assertEqual(self.engine.appends, [2])
         self.sync()
-        self.assertEqual(client.replies(), [Ok(1), Value(1, b""), Ok(2)])
+        self.assertEqual(client.replies(), [Ok(2), Value(2, b""), Ok(3)])
 
     def test_byte_by_byte(self) -> None:
         """The slowest delivery is served as well."""
@@ -171,7 +174,7 @@ class OrderTests(ProtocolTestCase):
         client = self.connect()
         for byte in encode_request(Get(ROW, COL)) * 2:
             client.protocol.dataReceived(bytes((byte,)))
-        self.assertEqual(client.replies(), [Value(1, b"v;\r\n")] * 2)
+        self.assertEqual(client.replies(), [Value(2, b"v;\r\n")] * 2)
 
     def test_one_write_for_one_chunk(self) -> None:
         """Replies to what arrived together leave together."""
@@ -199,7 +202,7 @@ class BoundTests(ProtocolTestCase):
         self.clock.advance(0)
         self.assertEqual((self.engine.appends, client.paused), ([DEPTH], True))
         self.sync()
-        self.assertEqual(client.replies(), [Ok(v) for v in range(1, DEPTH * 2 + 2)])
+        self.assertEqual(client.replies(), [Ok(v) for v in range(2, DEPTH * 2 + 3)])
         self.assertFalse(client.paused)
 
     def test_held_replies(self) -> None:
@@ -220,7 +223,7 @@ class BoundTests(ProtocolTestCase):
         client.send(Put(ROW, COL, b"v"), *[Get(ROW, COL)] * (MAX_BEHIND + 5))
         self.assertTrue(client.paused)
         self.sync()
-        self.assertEqual(client.replies(), [Ok(1), *[Value(1, b"v")] * (MAX_BEHIND + 5)])
+        self.assertEqual(client.replies(), [Ok(2), *[Value(2, b"v")] * (MAX_BEHIND + 5)])
         self.assertFalse(client.paused)
 
     def test_a_client_that_does_not_read(self) -> None:
@@ -248,7 +251,7 @@ class BoundTests(ProtocolTestCase):
         self.sync()
         self.assertEqual(client.replies(), [])
         client.congest(False)
-        self.assertEqual(client.replies(), [Ok(1)])
+        self.assertEqual(client.replies(), [Ok(2)])
 
     def test_too_many_connections(self) -> None:
         """One beyond the bound is told so and closed; when one ends there is room."""
@@ -295,7 +298,7 @@ class ErrorTests(ProtocolTestCase):
         self.sync()
         first, error = client.replies()
         assert isinstance(error, Error)
-        self.assertEqual((first, error.code), (Ok(1), "SIZE"))
+        self.assertEqual((first, error.code), (Ok(2), "SIZE"))
         self.assertTrue(client.transport.disconnecting)
 
     def test_where_and_map(self) -> None:
@@ -312,18 +315,18 @@ class ErrorTests(ProtocolTestCase):
         me = RequestId(b"me", 1)
         client.send(me, Put(ROW, COL, b"1"), Put(ROW, COL, b"2"), me, Put(ROW, COL, b"1"))
         self.sync()
-        self.assertEqual(client.replies(), [Ok(1), Ok(2), Ok(1)])
+        self.assertEqual(client.replies(), [Ok(2), Ok(3), Ok(2)])
         wrong = Error("RQID", "RQID stands before a mutation only")
         client.send(me, Get(ROW, COL), Get(ROW, COL))
-        self.assertEqual(client.replies(), [wrong, Value(2, b"2")])
+        self.assertEqual(client.replies(), [wrong, Value(3, b"2")])
         client.send(me, RequestId(b"me", 2), Put(ROW, COL, b"3"))
         self.sync()
-        self.assertEqual(client.replies(), [wrong, Ok(3)])
+        self.assertEqual(client.replies(), [wrong, Ok(4)])
         client.send(me)
         client.protocol.dataReceived(b"HELLO\r\n")
         client.send(Put(ROW, COL, b"4"))
         self.sync()
-        self.assertEqual(client.replies(), [Error("COMMAND", "unknown command"), Ok(4)])
+        self.assertEqual(client.replies(), [Error("COMMAND", "unknown command"), Ok(5)])
 
     def test_an_unreadable_cell(self) -> None:
         """A read error is that request's alone."""
@@ -360,7 +363,7 @@ class ErrorTests(ProtocolTestCase):
         client.protocol.dataReceived(b"GET;r;c\r\nDELE;r;c\r\nWATCH;r\r\nSCAN;r;;;1\r\n")
         self.assertEqual(client.transport.value(), b"-MOVED;;0\r\n" * 4)
         client.transport.clear()
-        self.successResultOf(Deferred.fromCoroutine(self.tablets.stop()))
+        self.tablets.stopping = True
         client.protocol.dataReceived(b"GET;r;c\r\nSCANT;1;;;1;0\r\n")
         self.assertEqual(client.transport.value(), b"-BUSY;100\r\n" * 2)
 
@@ -372,15 +375,15 @@ class WatchTests(ProtocolTestCase):
         """Also of one's own; of rows that are watched only."""
         client, other = self.connect(), self.connect()
         client.send(Watch(ROW))
-        self.assertEqual(client.replies(), [Ok(0)])
+        self.assertEqual(client.replies(), [Ok(1)])
         other.send(Put(ROW, COL, b""), Put(b"other", COL, b""))
         self.sync()
-        self.assertEqual(client.replies(), [Changed(ROW, 1)])
+        self.assertEqual(client.replies(), [Changed(ROW, 2)])
         client.send(Put(ROW, COL, b""))
         self.sync()
-        self.assertEqual(client.replies(), [Ok(3), Changed(ROW, 3)])
+        self.assertEqual(client.replies(), [Ok(4), Changed(ROW, 4)])
         client.send(Unwatch(ROW))
-        self.assertEqual(client.replies(), [Ok(3)])
+        self.assertEqual(client.replies(), [Ok(4)])
         self.write(ROW, COL, b"")
         self.assertEqual(client.replies(), [])
 
@@ -391,7 +394,7 @@ class WatchTests(ProtocolTestCase):
         self.assertEqual(client.replies(), [])
         self.tablets.mutate(Put(ROW, COL, b""), None)
         self.sync()
-        self.assertEqual(client.replies(), [Ok(1), Ok(0), Changed(ROW, 2)])
+        self.assertEqual(client.replies(), [Ok(2), Ok(1), Changed(ROW, 3)])
 
     def test_coalesced_for_a_slow_reader(self) -> None:
         """It is told the latest version of each row when it reads again."""
@@ -403,7 +406,7 @@ class WatchTests(ProtocolTestCase):
             self.write(ROW, COL, b"")
         self.write(b"other", COL, b"")
         client.congest(False)
-        self.assertEqual(client.replies(), [Changed(ROW, 3), Changed(b"other", 4)])
+        self.assertEqual(client.replies(), [Changed(ROW, 4), Changed(b"other", 5)])
 
     def test_bounded(self) -> None:
         """A connection watches so many rows; one it already watches is no other."""
@@ -413,7 +416,7 @@ class WatchTests(ProtocolTestCase):
         client.send(Watch(ROW), Watch(b"7"), Unwatch(b"7"), Watch(ROW))
         error, *others = client.replies()
         assert isinstance(error, Error)
-        self.assertEqual((error.code, others), ("LIMIT", [Ok(0)] * 3))
+        self.assertEqual((error.code, others), ("LIMIT", [Ok(1)] * 3))
 
     def test_forgotten_with_the_connection(self) -> None:
         """A watcher that is gone is told nothing."""
@@ -462,7 +465,7 @@ class EndTests(ProtocolTestCase):
         client.protocol.connectionLost(Failure(Exception()))
         self.sync()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.tablets.get(Get(ROW, COL)), Value(1, b"v"))
+        self.assertEqual(self.tablets.get(Get(ROW, COL)), Value(2, b"v"))
 
     def test_stopping(self) -> None:
         """All connections are answered and closed; the one that hangs is dropped in time."""
@@ -471,7 +474,7 @@ class EndTests(ProtocolTestCase):
         hanging.congest(True)
         done = Deferred.fromCoroutine(self.factory.stop(5.0))
         self.sync()
-        self.assertEqual(quick.replies(), [Ok(1)])
+        self.assertEqual(quick.replies(), [Ok(2)])
         self.assertTrue(quick.transport.disconnecting)
         quick.protocol.connectionLost(Failure(Exception()))
         self.assertNoResult(done)
@@ -488,7 +491,7 @@ class EndTests(ProtocolTestCase):
             b"PUTV;row;col;1;a\r\nCPUT;row;col;1;1;x;y\r\nCPUV;row;col;0;1;z\r\nGET;row;col\r\n"
         )
         self.sync()
-        expected = [Ok(1), Mismatch(1, b"a"), Mismatch(1, b"a"), Value(1, b"a")]
+        expected = [Ok(2), Mismatch(2, b"a"), Mismatch(2, b"a"), Value(2, b"a")]
         self.assertEqual(client.replies(), expected)
 
 
@@ -514,7 +517,7 @@ class TraceTests(ProtocolTestCase):
         client.send(TraceId(b"def"), Get(b"other", COL))
         self.clock.advance(0.7)
         self.sync()
-        self.assertEqual(client.replies(), [Ok(1), Missing()])
+        self.assertEqual(client.replies(), [Ok(2), Missing()])
         self.assertEqual(self.events, [("abc", "Put took 700 ms: Ok")])
 
     def test_one_request_only(self) -> None:

@@ -6,10 +6,12 @@ import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -17,9 +19,9 @@ from penncloud.placement.tablets import HASH_SPACE
 from penncloud.rpc.registration import TabletAssignment
 from penncloud.rpc.switch import SwitchFactory
 from penncloud.storage.factory import TextFactory
-from penncloud.storage.tablets import Tablets
 from penncloud.wire.limits import MAX_DISCARD_BYTES, MAX_VALUE_BYTES
 from penncloud.wire.messages import Put
+from tests.storage.alone import Alone
 from tests.storage.memory_engine import MemoryEngine
 
 _T = TypeVar("_T")
@@ -32,11 +34,18 @@ class SocketTests(TestCase):
 
     timeout = 60
 
-    def setUp(self) -> None:
-        self.tablets = Tablets("storage-1", reactor, MemoryEngine(instant=True))
-        whole = TabletAssignment(1, 0, HASH_SPACE, 1, "storage-1", ["storage-1"])
-        self.successResultOf(Deferred.fromCoroutine(self.tablets.make([whole])))
-        self.tablets.serve([whole])
+    def setUp(self) -> Any:
+        return Deferred.fromCoroutine(self.begin())
+
+    async def begin(self) -> None:
+        server = Alone(reactor, MemoryEngine(instant=True))
+        server.open()
+        whole = TabletAssignment(1, 0, HASH_SPACE, 1, "storage-1", ["storage-1"], incarnation=1)
+        server.assign([msgspec.structs.replace(whole, epoch=0)])
+        server.assign([whole])
+        self.tablets = server.tablets
+        while not server.member().tablet.serving:
+            await deferLater(reactor, 0)
         self.text = TextFactory(reactor, self.tablets, 32)
         tcp: Any = reactor
         factory = SwitchFactory(reactor, Factory(), self.text)
@@ -65,7 +74,7 @@ class SocketTests(TestCase):
             client.shutdown(socket.SHUT_WR)
             return _rest(client)
 
-        expected = b"+OK;1\r\n+VAL;1;3;a\r\n\r\n" + b"-MISSING\r\n" * 100
+        expected = b"+OK;2\r\n+VAL;2;3;a\r\n\r\n" + b"-MISSING\r\n" * 100
         self.assertEqual(await self.talk(conversation), expected)
 
     async def test_byte_by_byte(self) -> None:
@@ -78,7 +87,7 @@ class SocketTests(TestCase):
             client.shutdown(socket.SHUT_WR)
             return _rest(client)
 
-        self.assertEqual(await self.talk(conversation), b"+OK;1\r\n+VAL;1;1;x\r\n")
+        self.assertEqual(await self.talk(conversation), b"+OK;2\r\n+VAL;2;1;x\r\n")
 
     async def test_a_fatal_error_arrives(self) -> None:
         """Also at a client that is still sending: its unread bytes do not reset the answer away."""
@@ -110,7 +119,7 @@ class SocketTests(TestCase):
         held, received = await self.talk(conversation)
         self.assertLess(held, 4 * MAX_VALUE_BYTES)
         self.assertEqual(
-            received, count * len(b"+VAL;1;%d;\r\n" % MAX_VALUE_BYTES) + count * MAX_VALUE_BYTES
+            received, count * len(b"+VAL;2;%d;\r\n" % MAX_VALUE_BYTES) + count * MAX_VALUE_BYTES
         )
 
     async def write(self, value: bytes) -> None:
