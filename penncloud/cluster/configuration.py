@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,12 @@ def write_all(layout: Layout, topology: Topology, settings: Sequence[Setting]) -
     Raises ConfigurationError for a setting that no section takes or that follows from the topology.
     """
     make_secret(layout)
-    scheme = "https" if _has_certificate(layout, settings) else "http"
+    scheme = "https" if _of_balancer(layout, settings, "tls_cert") else "http"
+    proxies = _addresses(topology) if _of_balancer(layout, settings, "mode") == "proxy" else []
     cluster = _cluster_keys(layout, topology)
     wanted = {("agent-1", "agent"): _agent_keys(topology)}
     for server in topology.servers:
-        wanted[server.id, server.role] = _keys(layout, topology, server, scheme)
+        wanted[server.id, server.role] = _keys(layout, topology, server, scheme, proxies)
     for (node_id, role), keys in wanted.items():
         derived = {"cluster": cluster, role: keys}
         _write(layout.configuration(node_id), role, derived, settings)
@@ -179,7 +181,9 @@ def _agent_keys(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _keys(layout: Layout, topology: Topology, server: Server, scheme: str) -> dict[str, Any]:
+def _keys(
+    layout: Layout, topology: Topology, server: Server, scheme: str, proxies: list[str]
+) -> dict[str, Any]:
     host = topology.public_host
     keys: dict[str, Any] = {
         "id": server.id,
@@ -197,21 +201,36 @@ def _keys(layout: Layout, topology: Topology, server: Server, scheme: str) -> di
         keys["expect_storage"] = len(topology.of("storage"))
     if server.role == "http":
         keys["lb_url"] = address_to_open(topology, scheme)
+        if proxies:
+            keys["trusted_proxies"] = proxies
     return keys
 
 
-def _has_certificate(layout: Layout, settings: Sequence[Setting]) -> bool:
-    """Whether the balancer speaks HTTPS, by what is set now or was before."""
+def _of_balancer(layout: Layout, settings: Sequence[Setting], key: str) -> Any:
+    """A key of [lb], as it is set now or was before; None where it never was."""
     for setting in reversed(settings):
-        if (setting.section, setting.key) == ("lb", "tls_cert"):
-            return bool(setting.value)
+        if (setting.section, setting.key) == ("lb", key):
+            return setting.value
     path = layout.configuration("lb-1")
-    return path.exists() and bool(read_file(str(path)).get("lb", {}).get("tls_cert"))
+    return read_file(str(path)).get("lb", {}).get(key) if path.exists() else None
+
+
+def _addresses(topology: Topology) -> list[str]:
+    """From where the balancer of this host may reach its frontends."""
+    found = []
+    for host in ("127.0.0.1", "::1", topology.host, topology.advertise):
+        try:
+            address = ip_address(host)
+        except ValueError:
+            continue
+        if not address.is_unspecified:
+            found.append(str(address))
+    return list(dict.fromkeys(found))
 
 
 def scheme_of(layout: Layout) -> str:
     """What the balancer of a cluster whose files are written speaks: "http" or "https"."""
-    return "https" if _has_certificate(layout, ()) else "http"
+    return "https" if _of_balancer(layout, (), "tls_cert") else "http"
 
 
 def address_to_open(topology: Topology, scheme: str = "http") -> str:

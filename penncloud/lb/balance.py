@@ -43,11 +43,12 @@ class RoundRobin:
         self.known = len(frontends)
         self.disabled = len(frontends) - len(enabled)
 
-    def next(self) -> NodeInfo | None:
-        """The server whose turn it is, or None when there is none."""
-        if not self._eligible:
+    def next(self, but: Sequence[str] = ()) -> NodeInfo | None:
+        """The server whose turn it is, leaving out the ids in `but`; None when there is none."""
+        open_to_all = [node for node in self._eligible if node.id not in but]
+        if not open_to_all:
             return None
-        later = (node for node in self._eligible if node.id > self._last_id)
-        chosen = next(later, self._eligible[0])
+        later = (node for node in open_to_all if node.id > self._last_id)
+        chosen = next(later, open_to_all[0])
         self._last_id = chosen.id
         return chosen

@@ -5,16 +5,19 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.web.server import Site
 
 from penncloud.client.directory import Directory, NodeInfo
 from penncloud.client.table import Watching
 from penncloud.lb.balance import RoundRobin
+from penncloud.lb.proxy_site import ProxySite, proxy_site
 from penncloud.lb.site import balancer_site, clear_site
 from penncloud.platform.config import Cluster, Lb, Role
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import listen, port_of
 from penncloud.platform.tls import ServerCertificate, over_https
+from penncloud.platform.trusted import Trusted
 from penncloud.rpc.registration import Registration, identity
 
 
@@ -34,7 +37,13 @@ class LbNode:
         self._role = role
         self._directory = directory
         self._turns = RoundRobin()
-        self._site = balancer_site(self._turns, registry, environment.reactor)
+        self._proxy: ProxySite | None = None
+        self._site: Site
+        if role.mode == "proxy":
+            trusted = Trusted(role.trusted_proxies)
+            self._site = self._proxy = proxy_site(environment, self._turns, registry, trusted)
+        else:
+            self._site = balancer_site(self._turns, registry, environment.reactor)
         self._listening: IListeningPort | None = None
         self._clear: IListeningPort | None = None
         self._subscription: Watching | None = None
@@ -58,10 +67,6 @@ class LbNode:
         return frozenset()
 
     async def start(self) -> None:
-        if self._role.mode != "redirect":
-            raise ConfigurationError(
-                f'[lb]: mode: "{self._role.mode}" is not built in yet; "redirect" is'
-            )
         role, reactor = self._role, self._environment.reactor
         certificate = ServerCertificate.configured(role.tls_cert, role.tls_key, "[lb]")
         if role.clear_port and certificate is None:
@@ -97,3 +102,5 @@ class LbNode:
         for listening in (self._listening, self._clear):
             if listening is not None:
                 await maybeDeferred(listening.stopListening)
+        if self._proxy is not None:
+            await self._proxy.proxy.frontends.close()

@@ -40,7 +40,7 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-class _Nowhere:
+class Nowhere:
     """The body of a request to the balancer: read and dropped, so that its size does not matter."""
 
     def write(self, data: bytes) -> int:
@@ -63,7 +63,7 @@ class _BodilessRequest(Request):
     """A request whose body nobody reads: the frontend will get it."""
 
     def gotLength(self, length: int | None) -> None:
-        self.content = _Nowhere()
+        self.content = Nowhere()
 
 
 class Balancer(Resource):
@@ -108,6 +108,22 @@ class Balancer(Resource):
         request.setHeader(b"location", location(frontend, name, target))
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")
         return f"Go on at {frontend.id}.\n".encode()
+
+    def count(self, outcome: str) -> None:
+        """One more request that ended so."""
+        self._answers.labels(outcome).inc()
+
+    def unanswered(self, request: Request, status: int) -> bytes:
+        """The page for a request that no frontend has answered."""
+        request.setHeader(b"cache-control", b"no-store")
+        request.setHeader(b"x-content-type-options", b"nosniff")
+        request.setHeader(b"retry-after", b"%d" % RETRY_S)
+        text = "The web server that was asked has not answered. Whether it has done anything is not known."
+        if status == 503:
+            text = "No web server is running at the moment."
+        page = self._page(request, status, "PennCloud is not available", text)
+        request.setHeader(b"content-length", b"%d" % len(page))
+        return page
 
     def _health(self, request: Request) -> bytes:
         self._answers.labels("health").inc()

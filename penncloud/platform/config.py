@@ -147,6 +147,9 @@ class Http(Role, frozen=True, kw_only=True):
     max_upload_bytes: int = 20 * 1024**3
     # Names this frontend answers to besides its own address and localhost.
     host_names: list[str] = msgspec.field(default_factory=list)
+    # Addresses and networks of the balancers (in proxy mode) and other proxies whose X-Forwarded-* headers
+    # are believed.
+    trusted_proxies: list[str] = msgspec.field(default_factory=list)
     # Password of the first `admin` account. Empty: "password" on a loopback-only cluster, and an
     # error at start-up anywhere else.
     admin_password: str = ""
@@ -202,6 +205,8 @@ class Lb(Role, frozen=True, kw_only=True):
     # 0: none.
     clear_port: int = 0
     mode: Literal["redirect", "proxy"] = "redirect"
+    # Addresses and networks of proxies in front of this one, whose X-Forwarded-* headers are believed.
+    trusted_proxies: list[str] = msgspec.field(default_factory=list)
 
 
 class Agent(Section, frozen=True, kw_only=True):

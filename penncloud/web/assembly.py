@@ -13,6 +13,7 @@ from penncloud.client.table import Table
 from penncloud.platform.config import Cluster, Http
 from penncloud.platform.environment import Environment
 from penncloud.platform.resources import static_dir
+from penncloud.platform.trusted import Trusted
 from penncloud.services.accounts import Accounts
 from penncloud.services.admin import ServerControl
 from penncloud.services.sessions import Sessions
@@ -59,7 +60,14 @@ def build_site(
     context.events.mount(app)
     mount_all(app, context)
     names = HostNames([config.host, config.advertise, *config.host_names, _host_of(config.lb_url)])
-    site = WebSite(app, environment, names, registry, slow_s=config.slow_s)
+    site = WebSite(
+        app,
+        environment,
+        names,
+        registry,
+        slow_s=config.slow_s,
+        trusted=Trusted(config.trusted_proxies),
+    )
     return site, context
 
 

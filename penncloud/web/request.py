@@ -288,7 +288,21 @@ class WebRequest(Request):
 
     @property
     def client_address(self) -> str:
-        return str(getattr(self.getClientAddress(), "host", ""))
+        """Of the client itself, also behind proxies that are trusted; others' word on it counts nothing."""
+        peer = str(getattr(self.getClientAddress(), "host", ""))
+        trusted = self.site.trusted
+        if peer not in trusted:
+            return peer
+        values = self.requestHeaders.getRawHeaders("x-forwarded-for", [])
+        return trusted.client(peer, [a.strip() for value in values for a in value.split(",")])
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the client's own connection is, as far as it is known."""
+        if self.isSecure():
+            return True
+        peer = str(getattr(self.getClientAddress(), "host", ""))
+        return peer in self.site.trusted and self.getHeader("x-forwarded-proto") == "https"
 
     def cookie(self, name: str) -> str:
         """A cookie's value, or ""."""
@@ -303,7 +317,7 @@ class WebRequest(Request):
             path="/",
             max_age=str(int(max_age_s)),
             httpOnly=True,
-            secure=bool(self.isSecure()),
+            secure=self.is_encrypted,
             sameSite="lax",
         )
 

@@ -22,6 +22,7 @@ from twisted.web.server import Site
 
 from penncloud.platform import trace
 from penncloud.platform.environment import Environment
+from penncloud.platform.trusted import Trusted
 from penncloud.web.application import Application
 from penncloud.web.request import WebRequest
 from penncloud.web.security import SECURITY_HEADERS, HostNames
@@ -144,7 +145,7 @@ class WebChannel(HTTPChannel):
 
 class WebSite(Site):
     """Listens for browsers. `host_names`: what it answers to besides localhost. Requests that took
-    `slow_s` are logged."""
+    `slow_s` are logged. `trusted`: proxies that are believed when they say who the client is."""
 
     _log = Logger()
 
@@ -154,7 +155,9 @@ class WebSite(Site):
         environment: Environment,
         host_names: HostNames,
         registry: CollectorRegistry,
+        *,
         slow_s: float = math.inf,
+        trusted: Trusted = Trusted(),  # noqa: B008 - a value
     ) -> None:
         super().__init__(
             application.resource(),
@@ -167,6 +170,7 @@ class WebSite(Site):
         self.entropy = environment.entropy
         self.host_names = host_names
         self.slow_s = slow_s
+        self.trusted = trusted
         self.channels: set[WebChannel] = set()
         self.is_ending = False
         self._all_gone: Deferred[None] | None = None

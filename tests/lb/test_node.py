@@ -79,13 +79,6 @@ class LbNodeTests(TestCase):
         self.assertIn(str(first.port), str(caught.exception))
         await second.stop()
 
-    async def test_proxy_mode(self) -> None:
-        """The mode that is not there is refused at start, in clear words."""
-        node = self.node(Lb(id="lb-1", port=0, mode="proxy"))
-        with self.assertRaises(ConfigurationError) as caught:
-            await node.start()
-        self.assertIn("mode", str(caught.exception))
-
     async def test_https(self) -> None:
         """With a certificate the port speaks HTTPS and says so for good; the clear port only leads there; a
         frontend is sent to by what it speaks."""

@@ -17,6 +17,7 @@ from penncloud.client.raw import MemoryRawCells
 from penncloud.placement.tablets import TabletMap
 from penncloud.platform import trace
 from penncloud.platform.config import Cluster, Http
+from penncloud.platform.trusted import Trusted
 from penncloud.web.assembly import build_site
 from penncloud.web.request import WebRequest
 from penncloud.web.site import WebChannel
@@ -248,3 +249,19 @@ class ConnectionTests(SynchronousTestCase):
         seen, told = self.ids(b"X-Request-Id: <b>\r\n")
         self.assertEqual(seen, told)
         self.assertTrue(trace.is_id(seen))
+
+    def test_who_the_client_is(self) -> None:
+        """A named proxy is believed about the client's address and encryption, a stranger is not."""
+        seen: list[tuple[str, bool]] = []
+
+        @self.site.application.route("/who", access="open")
+        async def who(request: WebRequest) -> bytes:
+            seen.append((request.client_address, request.is_encrypted))
+            return b""
+
+        told = b"X-Forwarded-For: 6.6.6.6, 10.0.0.7\r\nX-Forwarded-Proto: https\r\n"
+        for trusted in (Trusted(), Trusted(("127.0.0.1",)), Trusted(("127.0.0.0/8", "10.0.0.7"))):
+            self.site.trusted = trusted
+            channel, _ = self.connect()
+            channel.dataReceived(b"GET /who HTTP/1.1\r\nHost: localhost\r\n" + told + b"\r\n")
+        self.assertEqual(seen, [("127.0.0.1", False), ("10.0.0.7", True), ("6.6.6.6", True)])
