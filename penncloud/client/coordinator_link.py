@@ -1,7 +1,8 @@
 """The real directory: asks whichever coordinator answers.
 
 Theory of operation
-    There is a connection to every coordinator of the configuration. A call goes to one that is
+    There is a connection to every coordinator of the configuration, and to those that have joined the
+    group since. A call goes to one that is
     connected, beginning with the one that answered last; when it does not answer soon, or says that it
     cannot now, the next one is asked, until the deadline. One that did not answer is asked last from
     then on: a coordinator that is connected and stands still costs one call a moment, and the others
@@ -45,6 +46,7 @@ from penncloud.platform.environment import Environment
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.client import RpcClient
+from penncloud.rpc.endpoints import address_text
 from penncloud.rpc.errors import CallTimedOut, Disconnected, Refusal, RpcBusy, RpcError
 from penncloud.rpc.protocol import Hooks, RpcProtocol
 from penncloud.rpc.registration import ASK_ANOTHER, LONGEST_PAUSE_S
@@ -77,6 +79,10 @@ class CoordinatorDirectory:
         self._cluster = cluster
         self._deadline_s = deadline_s
         self._clients: list[RpcClient] = []
+        self._leaving: set[Deferred[None]] = set()
+        self._secret = b""
+        self._calls = Calls()
+        self._calls.on_note(NodesChanged, self._changed)
         self._feed: RpcProtocol | None = None
         self._subscribing = False
         self._nodes: list[NodeInfo] | None = None
@@ -87,22 +93,23 @@ class CoordinatorDirectory:
 
     def start(self) -> None:
         """Begin to connect; raises ConfigurationError for a secret file that cannot be used."""
-        secret = load_secret(self._cluster)
-        calls = Calls()
-        calls.on_note(NodesChanged, self._changed)
+        self._secret = load_secret(self._cluster)
         for address in self._cluster.coordinators:
-            client = RpcClient(
-                self._environment,
-                *parse_address(address),
-                calls=calls,
-                secret=secret,
-                hooks=Hooks(self._opened, self._closed),
-                longest_pause_s=LONGEST_PAUSE_S,
-                roles=("coordinator",),
-            )
-            self._clients.append(client)
-            client.start()
+            self._connect(address)
         self._feed_checks.start(FEED_CHECK_S, now=False).addErrback(self._not_subscribed)
+
+    def _connect(self, address: str) -> None:
+        client = RpcClient(
+            self._environment,
+            *parse_address(address),
+            calls=self._calls,
+            secret=self._secret,
+            hooks=Hooks(self._opened, self._closed),
+            longest_pause_s=LONGEST_PAUSE_S,
+            roles=("coordinator",),
+        )
+        self._clients.append(client)
+        client.start()
 
     async def stop(self) -> None:
         """Close the connections; calls under way fail as Unavailable."""
@@ -110,13 +117,39 @@ class CoordinatorDirectory:
         self._callbacks.clear()
         if self._feed_checks.running:
             self._feed_checks.stop()
-        await DeferredList([Deferred.fromCoroutine(client.stop()) for client in clients])
+        ends = [Deferred.fromCoroutine(client.stop()) for client in clients]
+        await DeferredList([*ends, *self._leaving])
+
+    def use_coordinators(self, addresses: Sequence[str]) -> None:
+        """Ask those at these addresses (host:port) besides the configured ones, and no others."""
+        if not self._clients:
+            return
+        wanted = {*self._cluster.coordinators, *addresses}
+        for client in [one for one in self._clients if one.address not in wanted]:
+            self._clients.remove(client)
+            ending = Deferred.fromCoroutine(client.stop()).addErrback(self._not_subscribed)
+            self._leaving.add(ending)
+            ending.addBoth(self._left, ending)
+        there = {client.address for client in self._clients}
+        for address in addresses:
+            if address not in there:
+                self._connect(address)
+
+    def _left(self, result: object, ending: Deferred[None]) -> None:
+        self._leaving.discard(ending)
+
+    def _know(self, nodes: Sequence[NodeInfo]) -> None:
+        members = [address_text(n.host, n.port) for n in nodes if n.role == "coordinator"]
+        if members:  # one that belongs to no group (yet) knows nobody
+            self.use_coordinators(members)
 
     # -- Directory -------------------------------------------------------------------------------
 
     async def view(self) -> ClusterView:
         """See `Directory`."""
-        return await self._ask(ViewCluster(), ClusterView)
+        view = await self._ask(ViewCluster(), ClusterView)
+        self._know(view.nodes)
+        return view
 
     async def set_enabled(self, node_id: str, enabled: bool) -> None:
         """See `Directory`; raises NoSuchNode, and Refused for a server that is no http server."""
@@ -297,6 +330,7 @@ class CoordinatorDirectory:
             self._tell(news.nodes)
 
     def _tell(self, nodes: list[NodeInfo]) -> None:
+        self._know(nodes)
         self._nodes = nodes
         for callback in list(self._callbacks):
             try:

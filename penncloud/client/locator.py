@@ -7,6 +7,8 @@ one that did not answer last, so that one that is away is not waited for again a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
@@ -29,11 +31,12 @@ class Locator:
     """The tablet map of one client. `Tablet.primary` holds the primary's host:port here."""
 
     def __init__(self, environment: Environment, coordinators: list[str]) -> None:
+        self._environment = environment
         self._reactor = environment.reactor
-        self._peers = [
-            Peer(environment, *parse_address(address), roles=("coordinator",))
-            for address in coordinators
-        ]
+        self._configured = list(coordinators)
+        self._peers: list[Peer] = []
+        self._addresses: dict[str, Peer] = {}
+        self.use_coordinators(())
         self._map: TabletMap | None = None
         self._stale = True
         self._asked_at = float("-inf")
@@ -59,6 +62,19 @@ class Locator:
     def report_wrong(self) -> None:
         """What the map said did not hold (a server moved, died, or is not there)."""
         self._stale = True
+
+    def use_coordinators(self, addresses: Sequence[str]) -> None:
+        """Ask those at these addresses (host:port) besides the configured ones, and no others."""
+        wanted = list(dict.fromkeys([*self._configured, *addresses]))
+        for address in [address for address in self._addresses if address not in wanted]:
+            peer = self._addresses.pop(address)
+            self._peers.remove(peer)
+            peer.close()
+        for address in wanted:
+            if address not in self._addresses:
+                peer = Peer(self._environment, *parse_address(address), roles=("coordinator",))
+                self._addresses[address] = peer
+                self._peers.append(peer)
 
     def close(self) -> None:
         for peer in self._peers:
@@ -100,13 +116,17 @@ class Locator:
                 else:
                     if isinstance(reply, Tablets):
                         self._take(reply)
-                        self._peers.remove(peer)
-                        self._peers.insert(0, peer)
+                        self._put(peer, first=True)
                         return
-                self._peers.remove(peer)
-                self._peers.append(peer)
+                self._put(peer, first=False)
             if not silent:
                 return
+
+    def _put(self, peer: Peer, first: bool) -> None:
+        """Ask it first from now on, or last; one that is left out meanwhile is asked no more."""
+        if peer in self._peers:
+            self._peers.remove(peer)
+            self._peers.insert(0 if first else len(self._peers), peer)
 
     def _take(self, reply: Tablets) -> None:
         try:

@@ -91,6 +91,10 @@ class RoutedTable:
     def start(self) -> None:
         """Nothing has to be there yet: connections are made when they are needed."""
 
+    def use_coordinators(self, addresses: Sequence[str]) -> None:
+        """Ask those at these addresses (host:port) besides the configured ones, and no others."""
+        self._locator.use_coordinators(addresses)
+
     def stop(self) -> None:
         """Close all connections; calls under way raise Unavailable at their next attempt."""
         self._watches.stop()

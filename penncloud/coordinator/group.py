@@ -154,6 +154,15 @@ class Group:
             found[node_id] = CoordinatorSeen(role, who.term, age_s, alive)
         return found
 
+    def addresses(self) -> dict[str, str]:
+        """host:port of every member that has told it, by id."""
+        nodes = self._decisions.machine.state.nodes
+        return {
+            node_id: address_text(nodes[node_id].node.host, nodes[node_id].node.port)
+            for node_id in sorted(self._decisions.membership.everyone)
+            if node_id in nodes and nodes[node_id].node.port
+        }
+
     # -- what the others ask ---------------------------------------------------------------------
 
     def _who_is(self, connection: RpcProtocol, message: WhoIs) -> Who:

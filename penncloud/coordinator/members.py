@@ -26,6 +26,7 @@ from penncloud.rpc.errors import Disconnected, Refusal, RpcBusy
 from penncloud.rpc.protocol import RpcProtocol
 from penncloud.rpc.registration import (
     LONGEST_PAUSE_S,
+    Coordinators,
     Identity,
     Leave,
     Left,
@@ -57,6 +58,8 @@ class Session:
     live_since: float = 0.0
     # It is not told again before then that it may drop copies.
     drop_after: float = 0.0
+    # The coordinators that it was told of.
+    group: dict[str, str] | None = None
 
     @property
     def id(self) -> str:
@@ -69,7 +72,7 @@ class Session:
 
 class Members:
     """Who is there. `changed` is called when the state of a server has changed, `beat` after every round
-    of pings.
+    of pings; `group` gives the addresses of the coordinators by id.
 
     Every coordinator is connected with every server and pings it, so that each knows for itself who
     lives. Only the leader acts on it.
@@ -82,8 +85,10 @@ class Members:
         environment: Environment,
         role: config.Coordinator,
         decisions: Decisions,
+        *,
         changed: Callable[[], None],
         beat: Callable[[], None],
+        group: Callable[[], dict[str, str]],
     ) -> None:
         self._environment = environment
         self._clock = environment.reactor
@@ -91,6 +96,7 @@ class Members:
         self._decisions = decisions
         self._changed = changed
         self._after_beat = beat
+        self._group = group
         heartbeat_s = role.heartbeat_ms / 1000
         grace = round(GRACE_S / heartbeat_s) + role.dead_after_missed
         self.detector = Detector(role.dead_after_missed, grace)
@@ -235,8 +241,12 @@ class Members:
         if missed:
             self._changed()
         self._ping_number += 1
+        group = self._group()
         for session in list(self.sessions.values()):
             try:
+                if session.group != group:
+                    session.connection.note(Coordinators(self._role.id, group))
+                    session.group = group
                 session.connection.note(Ping(self._ping_number))
             except (Disconnected, RpcBusy) as error:
                 self.log.debug("no ping to {id}: {why}", id=session.id, why=str(error))

@@ -83,7 +83,14 @@ class CoordinatorNode:
             changed=self._changed,
         )
         self.group = Group(environment, cluster, self._store, self.decisions, self._peers)
-        self._members = Members(environment, role, self.decisions, self._changed, self._work)
+        self._members = Members(
+            environment,
+            role,
+            self.decisions,
+            changed=self._changed,
+            beat=self._work,
+            group=self.group.addresses,
+        )
         copies = cluster.replication_factor
         self._assignments = Assignments(environment, copies, self.decisions, self._members)
         self._proposals = Proposals(environment, self.decisions, self._assignments)

@@ -78,6 +78,15 @@ class Registered(msgspec.Struct, tag="registered", frozen=True):
     heartbeat_ms: int
 
 
+class Coordinators(msgspec.Struct, tag="coordinators", frozen=True):
+    """Note, coordinator to role: the members of its group now, id -> host:port. Sent after registration
+    and whenever they have changed, so that a role finds coordinators that its configuration does not
+    name. `sender` is the coordinator's own id."""
+
+    sender: str
+    members: dict[str, str]
+
+
 class Leave(msgspec.Struct, tag="leave", frozen=True):
     """Call, role to coordinator: this incarnation ends in order."""
 
@@ -227,11 +236,14 @@ class ProposeSplit(msgspec.Struct, tag="propose-split", frozen=True):
 
 
 OnAssign = Callable[[Assign], Awaitable[None] | None]
+OnCoordinators = Callable[[Sequence[str]], None]
 
 
 class Registration:
     """Keeps this process registered with every coordinator of the cluster, from start() to stop().
 
+    These are the configured ones, and those that joined the group since, as the coordinators tell.
+    `on_coordinators` is given all their addresses when they have changed.
     `on_assign` (storage servers) is given each assignment and returns, or fires, when it is durable;
     what it raises is answered to the coordinator, which sends the assignment again. `tips` tells how
     far the tablets of this server reach; it is called for every ping and has to be quick. `incarnation`:
@@ -249,6 +261,7 @@ class Registration:
         tips: Callable[[], Sequence[Tip]] = tuple,
         *,
         incarnation: int | None = None,
+        on_coordinators: OnCoordinators | None = None,
     ) -> None:
         self.info = info
         self.incarnation = new_incarnation(environment) if incarnation is None else incarnation
@@ -256,27 +269,36 @@ class Registration:
         self._cluster = cluster
         self._on_assign = on_assign
         self._tips = tips
+        self._on_coordinators = on_coordinators
+        self._secret = b""
+        self._calls = Calls()
+        self._calls.on_note(Ping, self._ping)
+        self._calls.on_note(Coordinators, self._coordinators)
+        if on_assign is not None:
+            self._calls.on_call(Assign, self._assign)
         self._clients: list[RpcClient] = []
+        # What each coordinator has told last, by the client that leads to it.
+        self._told: dict[RpcClient, Coordinators] = {}
+        self._stopping: set[Deferred[None]] = set()
 
     def start(self) -> None:
         """Begin to register; raises ConfigurationError for a secret file that cannot be used."""
-        secret = load_secret(self._cluster, self.info.host)
-        calls = Calls()
-        calls.on_note(Ping, self._ping)
-        if self._on_assign is not None:
-            calls.on_call(Assign, self._assign)
+        self._secret = load_secret(self._cluster, self.info.host)
         for address in self._cluster.coordinators:
-            client = RpcClient(
-                self._environment,
-                *parse_address(address),
-                calls=calls,
-                secret=secret,
-                hooks=Hooks(opened=self._connected),
-                longest_pause_s=LONGEST_PAUSE_S,
-                roles=("coordinator",),
-            )
-            self._clients.append(client)
-            client.start()
+            self._connect(address)
+
+    def _connect(self, address: str) -> None:
+        client = RpcClient(
+            self._environment,
+            *parse_address(address),
+            calls=self._calls,
+            secret=self._secret,
+            hooks=Hooks(opened=self._connected),
+            longest_pause_s=LONGEST_PAUSE_S,
+            roles=("coordinator",),
+        )
+        self._clients.append(client)
+        client.start()
 
     async def stop(self) -> None:
         """Take leave of the coordinators that can be reached and close the connections."""
@@ -287,7 +309,8 @@ class Registration:
             if client.connection is not None
         ]
         await DeferredList(farewells, consumeErrors=True)
-        await DeferredList([Deferred.fromCoroutine(client.stop()) for client in clients])
+        ends = [Deferred.fromCoroutine(client.stop()) for client in clients]
+        await DeferredList([*ends, *self._stopping])
 
     async def ask(self, message: msgspec.Struct, answer: type[_T], timeout_s: float) -> _T:
         """Ask the coordinators one after the other until one answers, each for `timeout_s` at most.
@@ -332,6 +355,55 @@ class Registration:
             id=self.info.id,
             peer=connection.peer,
         )
+
+    # -- the group of coordinators ---------------------------------------------------------------
+
+    def _coordinators(self, connection: RpcProtocol, news: Coordinators) -> None:
+        client = next((one for one in self._clients if one.connection is connection), None)
+        if client is None or self._told.get(client) == news:
+            return
+        self._told[client] = news
+        before = {one.address for one in self._clients}
+        self._leave_the_needless()
+        reached = {told.sender for told in self._told.values()}
+        there = {one.address for one in self._clients}
+        for node_id, address in self._members().items():
+            if node_id not in reached and address not in there:
+                self.log.info("{id} joins the coordinators at {at}", id=node_id, at=address)
+                self._connect(address)
+        now = [one.address for one in self._clients]
+        if set(now) != before and self._on_coordinators is not None:
+            self._on_coordinators(now)
+
+    def _members(self) -> dict[str, str]:
+        return {node: at for told in self._told.values() for node, at in told.members.items()}
+
+    def _leave_the_needless(self) -> None:
+        """End connections to those that are no members any more, and second ones to the same: it may
+        have another address in the configuration than it tells."""
+        configured = set(self._cluster.coordinators)
+        members = set(self._members().values())
+        for client in list(self._clients):
+            if client.address in configured:
+                continue
+            told = self._told.get(client)
+            twice = told is not None and any(
+                other is not client and known.sender == told.sender
+                for other, known in self._told.items()
+            )
+            if twice or client.address not in members:
+                self._clients.remove(client)
+                self._told.pop(client, None)
+                ending = Deferred.fromCoroutine(client.stop())
+                self._stopping.add(ending)
+                ending.addBoth(self._stopped, ending)
+
+    def _stopped(self, result: object, ending: Deferred[None]) -> None:
+        self._stopping.discard(ending)
+        if isinstance(result, Failure):
+            self.log.failure("leaving a coordinator", result)
+
+    # -- registering -----------------------------------------------------------------------------
 
     def _failed(self, failure: Failure, connection: RpcProtocol) -> None:
         """Without registration the connection is of no use: come back after a pause."""

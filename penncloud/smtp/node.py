@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry
@@ -49,6 +50,8 @@ class TableClient(Table, Protocol):
     """A table whose connections begin and end with this node."""
 
     def start(self) -> None: ...
+
+    def use_coordinators(self, addresses: Sequence[str]) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -137,7 +140,9 @@ class SmtpNode:
         if self._registered:
             port = role.port or self.port
             me = identity("smtp", role, port, self._environment.pid)
-            self._registration = Registration(self._environment, self._cluster, me)
+            self._registration = Registration(
+                self._environment, self._cluster, me, on_coordinators=self._table.use_coordinators
+            )
             self._registration.start()
         self._runner.start()
 

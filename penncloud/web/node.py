@@ -30,6 +30,10 @@ class Link(Protocol):
 
     def start(self) -> None: ...
 
+    def use_coordinators(self, addresses: Sequence[str]) -> None:
+        """The coordinators' group has changed."""
+        ...
+
     def stop(self) -> Awaitable[None] | None: ...
 
 
@@ -98,7 +102,9 @@ class HttpNode:
             reactor, role.host, role.port, over_https(reactor, certificate, self._site)
         )
         me = identity("http", self._role, self.port, self._environment.pid)
-        self._registration = Registration(self._environment, self._cluster, me)
+        self._registration = Registration(
+            self._environment, self._cluster, me, on_coordinators=self._use_coordinators
+        )
         self._registration.start()
         self._sweeper.start()
         self._starting = Deferred.fromCoroutine(self._prepare())
@@ -107,6 +113,10 @@ class HttpNode:
         except CancelledError:
             # Stopped while the store was still awaited.
             return
+
+    def _use_coordinators(self, addresses: Sequence[str]) -> None:
+        for link in self._links:
+            link.use_coordinators(addresses)
 
     async def stop(self) -> None:
         """Leave, finish the requests under way (within a bound), close everything."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -257,6 +257,38 @@ class GroupTests(TestCase):
         await self._until(lambda: "coordinator-3" not in leader.decisions.machine.state.nodes)
         with self.assertRaises(Refused):
             await directory.remove_coordinator("coordinator-9")
+
+    async def test_clients_learn_of_new_coordinators(self) -> None:
+        """Servers and clients that were configured with the first coordinator alone go on with those that
+        were added when the first one is gone."""
+        self.size = 1
+        await self._start(1)
+        first_alone = self._cluster()
+        told: list[Sequence[str]] = []
+        info = Identity("http", "http-1", "127.0.0.1", 7001, 101)
+        registration = Registration(
+            environment(reactor, seed=70), first_alone, info, on_coordinators=told.append
+        )
+        registration.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(registration.stop()))
+        directory = self._directory()
+        locator = Locator(environment(reactor), first_alone.coordinators)
+        self.addCleanup(locator.close)
+        self.size = 3
+        await self._start(2, 3)
+        await self._known(lambda v: self._roles(v) == ["follower", "follower", "leader"])
+        await self._until(lambda: registration.connected == 3)
+        self.assertEqual(sorted(told[-1]), sorted(self._cluster().coordinators))
+        await directory.view()
+        await self._crash(1)
+        await self._until(lambda: self._leader() in (2, 3))
+        await self._until(lambda: "http-1" in {n.id for n in self.nodes[2].view().nodes})
+        view = await directory.view()
+        self.assertIn("http-1", {node.id for node in view.nodes})
+        with self.assertRaises(Unavailable):
+            await locator.current()
+        locator.use_coordinators(told[-1])
+        self.assertEqual((await locator.current()).tablets, ())
 
     async def test_lost_disk(self) -> None:
         """One that has lost its disk does not vote until it was removed; then it joins anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from penncloud.rpc.protocol import RpcProtocol
 from penncloud.rpc.registration import (
     Assign,
     Assigned,
+    Coordinators,
     FetchAssignment,
     Identity,
     Leave,
@@ -134,6 +136,42 @@ class RegistrationTests(TestCase):
         durable.callback(None)
         self.assertEqual(await result, Assigned())
         self.assertEqual(given, [Assign(3, [TABLET]), Assign(4, [TABLET])])
+
+    async def test_coordinators_that_join(self) -> None:
+        """A coordinator that one already known tells of is registered with, too, and left when it is no
+        member any more; one that has another address than was configured is not taken for a second."""
+        one, other = _Coordinator(), _Coordinator()
+        ports = []
+        for each in (one, other):
+            listening = await listen(reactor, "127.0.0.1", 0, each.factory)
+            self.addCleanup(listening.stopListening)
+            host: Any = listening.getHost()
+            ports.append(host.port)
+        told: list[Sequence[str]] = []
+        self.registration = Registration(
+            environment(reactor),
+            Cluster(coordinators=[f"localhost:{ports[0]}"]),
+            INFO,
+            on_coordinators=told.append,
+        )
+        self.registration.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.registration.stop()))
+        connection, _ = await one.registered.get()
+        members = {"one": f"127.0.0.1:{ports[0]}", "other": f"127.0.0.1:{ports[1]}"}
+        connection.note(Coordinators("one", members))
+        second, _ = await other.registered.get()
+        second.note(Coordinators("other", members))
+        self.assertEqual(told, [[f"localhost:{ports[0]}", f"127.0.0.1:{ports[1]}"]])
+        connection.note(Ping(1))
+        await one.pongs.get()
+        self.assertEqual(self.registration.connected, 2)
+        without = {"one": members["one"]}
+        second.note(Coordinators("other", without))
+        connection.note(Coordinators("one", without))
+        connection.note(Ping(2))
+        await one.pongs.get()
+        self.assertEqual(told[-1], [f"localhost:{ports[0]}"])
+        self.assertEqual(self.registration.connected, 1)
 
     async def test_asks_another_coordinator(self) -> None:
         """What one coordinator cannot do now is asked of the next one, beginning there the next time."""

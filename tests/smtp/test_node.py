@@ -30,6 +30,8 @@ class _Client:
 
     def stop(self) -> None: ...
 
+    def use_coordinators(self, addresses: object) -> None: ...
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.table, name)
 

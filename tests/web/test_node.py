@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from argon2 import PasswordHasher
 from prometheus_client import CollectorRegistry
 from twisted.internet import reactor
@@ -91,6 +93,9 @@ class _Link:
 
     def start(self) -> None:
         self._notes.append("start")
+
+    def use_coordinators(self, addresses: Sequence[str]) -> None:
+        self._notes.append("use")
 
     def stop(self) -> None:
         self._notes.append("stop")
