@@ -19,14 +19,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
 from twisted.web._newclient import RequestNotSent, RequestTransmissionFailed
-from twisted.web.client import (
-    Agent,
-    PartialDownloadError,
-    ResponseFailed,
-    readBody,
-)
+from twisted.web.client import Agent, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer
@@ -55,7 +51,6 @@ _FAILURES: Final = (
     RequestTransmissionFailed,
     ResponseFailed,
     PotentialDataLoss,
-    PartialDownloadError,
     DeferredTimeout,
     CancelledError,
 )
@@ -118,11 +113,32 @@ class Browser:
                 self._cookies[name] = value
             else:
                 self._cookies.pop(name, None)
-        content = await readBody(response)
+        reader = _Reader()
+        response.deliverBody(reader)
+        content = await reader.done
         token = re.search(rb'<meta name="csrf" content="([^"]*)"', content)
         if token:
             self.csrf = token[1].decode()
         return response.code, content
+
+
+class _Reader(Protocol):
+    """Gathers the body of an answer. (Twisted's own complains when it was cancelled before the end.)"""
+
+    def __init__(self) -> None:
+        self.done: Deferred[bytes] = Deferred()
+        self._pieces: list[bytes] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.done.called:
+            return
+        if reason.check(ResponseDone):
+            self.done.callback(b"".join(self._pieces))
+        else:
+            self.done.errback(reason)
 
 
 @implementer(IBodyProducer)
