@@ -32,6 +32,8 @@ from penncloud.storage.peer_messages import Batch, PeerHello, decode, encode
 
 # A frame ends when its messages hold so much; one larger message goes alone.
 FRAME_BYTES: Final = 1024 * 1024
+# Who may speak for a replica.
+SENDERS: Final = ("storage",)
 # A lost peer is looked for at least so often: its leases and its place in the group depend on it.
 LONGEST_PAUSE_S: Final = 0.5
 
@@ -107,8 +109,16 @@ class Peers:
         return link
 
     def _opened(self, peer: str, connection: RpcProtocol) -> None:
+        holder = connection.certified
+        if holder is not None and holder.id != peer:
+            connection.drop(f"the certificate is of {holder}, not of {peer}")
+            return
         self._number += 1
-        connection.note(PeerHello(self._own_id, self._incarnation, self._number))
+        try:
+            connection.note(PeerHello(self._own_id, self._incarnation, self._number))
+        except Disconnected:
+            # It ended as it opened; another one follows.
+            return
         link = self._links.get(peer)
         if link is not None:
             link.waiting.clear()
@@ -150,10 +160,14 @@ class Peers:
 
     def serve(self, calls: Calls) -> None:
         """Take what peers send over connections with these calls."""
-        calls.on_note(PeerHello, self._greeted)
-        calls.on_note(Batch, self._take)
+        calls.on_note(PeerHello, self._greeted, roles=SENDERS)
+        calls.on_note(Batch, self._take, roles=SENDERS)
 
     def _greeted(self, connection: RpcProtocol, hello: PeerHello) -> None:
+        holder = connection.certified
+        if holder is not None and holder.id != hello.id:
+            connection.drop(f"the certificate is of {holder}, but it says that it is {hello.id}")
+            return
         order = hello.incarnation, hello.number
         known = self._heard.get(hello.id)
         if known is not None and known.connection is not connection:
