@@ -61,8 +61,6 @@ _WORTH: Final = 7 / 8
 _GROUP: Final = 16
 # Encoded at once by a flush.
 _PIECE_BYTES: Final = 16 * 1024
-# Cells that a scan decodes at once.
-RUN: Final = 64
 
 
 def encode_cell(key: bytes, slot: Slot) -> bytes:
@@ -224,12 +222,12 @@ class Block(Cached):
         index = bisect_left(range(self._count), key, low, high, key=self.key)
         return self.slot(index) if index < high and self.key(index) == key else None
 
-    def forward(self, index: int, last: bytes) -> list[tuple[bytes, Slot]]:
-        """RUN cells from `index` on, fewer at the end or when `last` is reached, in order."""
+    def forward(self, index: int, last: bytes, most: int) -> list[tuple[bytes, Slot]]:
+        """`most` cells from `index` on, fewer at the end or when `last` is reached, in order."""
         content = self._content
         unpack = _CELL.unpack_from
         cells: list[tuple[bytes, Slot]] = []
-        for offset in self._offsets[index : min(index + RUN, self._count)]:
+        for offset in self._offsets[index : min(index + most, self._count)]:
             key_bytes, value_bytes, version = unpack(content, offset)
             start = offset + _CELL_BYTES
             end = start + key_bytes
@@ -242,9 +240,9 @@ class Block(Cached):
                 cells.append((key, StoredCell(version, content[end : end + value_bytes])))
         return cells
 
-    def backward(self, index: int, first: bytes) -> list[tuple[bytes, Slot]]:
-        """Some cells before `index`, not below `first`, in reverse order; empty: there are no more."""
-        low = max(index - RUN, 0)
+    def backward(self, index: int, first: bytes, most: int) -> list[tuple[bytes, Slot]]:
+        """`most` cells before `index`, fewer at the start or below `first`, in reverse order."""
+        low = max(index - most, 0)
         if low < index and self.key(low) < first:
             low = bisect_left(range(self._count), first, low, index, key=self.key)
         return [(self.key(number), self.slot(number)) for number in range(index - 1, low - 1, -1)]

@@ -42,8 +42,9 @@ Slot: TypeAlias = StoredCell | Tombstone
 _SORTED: Final = 4096
 # Keys of a memtable that is read as a whole that are sorted together, about.
 _PIECE: Final = 512
-# Cells that a scan gives at once.
-_SOME: Final = 64
+# Cells that a scan gives at once: few at first, as many readers want but one.
+FIRST_RUN: Final = 8
+RUN: Final = 64
 
 
 class Memtable:
@@ -134,5 +135,7 @@ class Memtable:
 
     def _some(self, keys: Iterator[bytes]) -> Iterator[list[tuple[bytes, Slot]]]:
         slots = self._slots
-        while run := [(key, slots[key]) for key in islice(keys, _SOME)]:
+        most = FIRST_RUN
+        while run := [(key, slots[key]) for key in islice(keys, most)]:
             yield run
+            most = min(2 * most, RUN)

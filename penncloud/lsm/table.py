@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import google_crc32c
 import msgspec
 
-from penncloud.lsm.block import RUN, Block, RawCell, checked, is_tombstone, unseal
+from penncloud.lsm.block import Block, RawCell, checked, is_tombstone, unseal
 from penncloud.lsm.bloom import Probe, may_contain, probe_of
 from penncloud.lsm.cache import BlockCache, Cached
 from penncloud.lsm.errors import NewerFormat, TableDamaged
-from penncloud.lsm.memtable import Slot, StoredCell
+from penncloud.lsm.memtable import FIRST_RUN, RUN, Slot, StoredCell
 from penncloud.platform.errors import DiskError
 
 if TYPE_CHECKING:
@@ -193,22 +193,39 @@ class Table:
             return
         guide = self._guide()
         start = max(0, bisect_right(guide.keys, first) - 1)
+        stop = bisect_left(guide.keys, last)
         if reverse:
-            for number in range(bisect_left(guide.keys, last) - 1, start - 1, -1):
-                block = self._block(guide, number)
-                index = block.find(last)
-                while run := block.backward(index, first):
-                    yield run
-                    index -= len(run)
-            return
-        for number in range(start, bisect_left(guide.keys, last)):
+            yield from self._backward(guide, range(start, stop), first, last)
+        else:
+            yield from self._forward(guide, range(start, stop), first, last)
+
+    def _forward(
+        self, guide: _Guide, numbers: range, first: bytes, last: bytes
+    ) -> Iterator[list[tuple[bytes, Slot]]]:
+        most = FIRST_RUN
+        for number in numbers:
             block = self._block(guide, number)
-            index = block.find(first) if number == start else 0
-            while run := block.forward(index, last):
+            index = block.find(first) if number == numbers.start else 0
+            while run := block.forward(index, last, most):
                 yield run
                 index += len(run)
-                if len(run) < RUN and index < len(block):
+                if len(run) < most and index < len(block):
                     return
+                most = min(2 * most, RUN)
+
+    def _backward(
+        self, guide: _Guide, numbers: range, first: bytes, last: bytes
+    ) -> Iterator[list[tuple[bytes, Slot]]]:
+        most = FIRST_RUN
+        for number in reversed(numbers):
+            block = self._block(guide, number)
+            index = block.find(last) if number == numbers.stop - 1 else len(block)
+            while run := block.backward(index, first, most):
+                yield run
+                index -= len(run)
+                if len(run) < most and index > 0:
+                    return
+                most = min(2 * most, RUN)
 
     def raw_runs(self, first: bytes, last: bytes) -> Iterator[list[RawCell]]:
         """The cells with first <= key < last as they stand in the blocks, in order, some at a time.

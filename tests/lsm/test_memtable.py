@@ -28,7 +28,8 @@ class MemtableTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.patch(memtable, "_SORTED", 3)
         self.patch(memtable, "_PIECE", 4)
-        self.patch(memtable, "_SOME", 2)
+        self.patch(memtable, "FIRST_RUN", 1)
+        self.patch(memtable, "RUN", 2)
 
     @given(st.lists(st.lists(_effects, max_size=3), max_size=12), st.sets(st.integers(0, 11)))
     def test_any_effects(self, entries: list[list[Effect]], scanned: set[int]) -> None:

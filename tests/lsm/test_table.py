@@ -69,10 +69,10 @@ class BlockTests(SynchronousTestCase):
         self.assertEqual(block.raw(), [(key, encode_cell(key, slot)) for key, slot in expected])
         start = block.find(bound)
         self.assertEqual(start, sum(key < bound for key in cells))
-        self.assertEqual(block.forward(start, ABOVE_ALL), expected[start:][:64])
-        self.assertEqual(block.forward(0, bound), expected[:start][:64])
-        self.assertEqual(block.backward(start, b""), expected[:start][::-1][:64])
-        self.assertEqual(block.backward(len(block), bound), expected[start:][::-1][:64])
+        self.assertEqual(block.forward(start, ABOVE_ALL, 9), expected[start:][:9])
+        self.assertEqual(block.forward(0, bound, 9), expected[:start][:9])
+        self.assertEqual(block.backward(start, b"", 9), expected[:start][::-1][:9])
+        self.assertEqual(block.backward(len(block), bound, 9), expected[start:][::-1][:9])
 
     @given(st.binary(max_size=2000), st.booleans())
     def test_seal(self, content: bytes, compress: bool) -> None:
