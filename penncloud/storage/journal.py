@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 
 from penncloud.lsm.entry import Entry
 from penncloud.lsm.errors import NoSuchTablet, Overloaded, TabletDamaged
-from penncloud.platform.errors import DiskFull
+from penncloud.platform.errors import DiskFailed, DiskFull
 from penncloud.replication.messages import Ready
 from penncloud.storage.engine import Engine
 
@@ -64,6 +64,10 @@ class Author(Protocol):
 
     def lost(self) -> None:
         """The disk failed: nobody knows what was kept."""
+        ...
+
+    def fail(self, reason: str) -> None:
+        """Nothing more can be kept of it, though the disk is sound."""
         ...
 
 
@@ -194,8 +198,10 @@ class Journal:
             self._damage(lane, result.value.reason)
         elif result.check(DiskFull, Overloaded):
             self._refuse([lane])
+        elif result.check(DiskFailed):
+            self._lose(result, [lane])
         else:
-            self._fail(result, [lane])
+            self._give_up(result, [lane])
         self._advance(lane)
         self._turned()
         self.write()
@@ -279,8 +285,10 @@ class Journal:
             if failure.check(DiskFull, Overloaded):
                 self.log.warn("not written: {why}", why=str(error))
                 self._refuse(lanes)
+            elif failure.check(DiskFailed):
+                self._lose(failure, lanes)
             else:
-                self._fail(failure, lanes)
+                self._give_up(failure, lanes)
         self._turned()
         self.write()
         self._tell_idle()
@@ -302,13 +310,20 @@ class Journal:
             lane.void()
             lane.author.refused()
 
-    def _fail(self, failure: Failure, lanes: list[Lane]) -> None:
+    def _lose(self, failure: Failure, lanes: list[Lane]) -> None:
         if not self._failed:
             self._failed = True
             self.log.failure("the log cannot be written", failure)
         for lane in lanes:
             lane.void()
             lane.author.lost()
+
+    def _give_up(self, failure: Failure, lanes: list[Lane]) -> None:
+        """A fault of ours: these replicas cannot go on, the others can."""
+        self.log.failure("what replicas wanted to keep was not written", failure)
+        for lane in lanes:
+            lane.void()
+            lane.author.fail("an internal error, see the server's log")
 
     def _tell_idle(self) -> None:
         if self._queue or self._writing or self._aparts:
