@@ -72,6 +72,12 @@ class Statics:
             request.setHeader(b"cache-control", _FOR_EVER)
             return self._answer(request, found)
 
+        @app.route("/service-worker.js", access="open")
+        def service_worker(request: WebRequest) -> bytes:
+            # A worker looks after the paths at and below its own, and so has to be at the root.
+            request.setHeader(b"cache-control", b"no-cache")
+            return self._answer(request, self._files["js/service-worker.js"])
+
         @app.route("/favicon.ico", access="open")
         def favicon(request: WebRequest) -> bytes:
             request.setHeader(b"cache-control", b"public, max-age=86400")

@@ -2,7 +2,7 @@
 // and sends again what could not be sent.
 
 import { getJson, postJson, sessionName, userName } from "./http.js";
-import { goElsewhere, lostForS, onConnection, subscribe } from "./events.js";
+import { carry, onConnection, subscribe } from "./events.js";
 import { showTime } from "./times.js";
 
 const board = document.getElementById("board");
@@ -18,8 +18,6 @@ const template = document.getElementById("entry");
 const DRAFT = `chat-draft-${userName}`;
 const OUTBOX = `chat-outbox-${userName}`;
 const MAX_WAITING = 20;
-// A frontend that is away for this long is left for another one.
-const LEAVE_AFTER_S = 6;
 const AT_BOTTOM_PX = 80;
 const MAX_SHOWN = 300;
 
@@ -294,18 +292,10 @@ if (board.dataset.past === undefined) {
       }
     },
   });
-  let leaving = null;
+  carry(takeAlong);
   onConnection((connected) => {
-    clearInterval(leaving);
     if (connected) {
       catchUp();
-    } else {
-      leaving = setInterval(() => {
-        if (lostForS() > LEAVE_AFTER_S) {
-          clearInterval(leaving);
-          goElsewhere(takeAlong());
-        }
-      }, 1000);
     }
   });
 }

@@ -12,6 +12,8 @@ const listeners = new Set(); // of the connection's state
 let send = null; // sends a message to the stream, wherever it runs
 let connected = true;
 let lostSince = 0;
+const holds = []; // what would be lost by leaving the page
+let takeAlong = null; // what goes to the same page on another frontend
 
 /**
  * Call `onEvent(data)` for every event of `topic`. `cursor` is the place up to which the page knows
@@ -39,11 +41,27 @@ export function lostForS() {
   return connected ? 0 : (Date.now() - lostSince) / 1000;
 }
 
+/** The page is not left by itself while `check()` says that something on it would be lost. */
+export function hold(check) {
+  holds.push(check);
+}
+
+/** What the page remembers by itself goes to another frontend as the string that `state()` gives. */
+export function carry(state) {
+  takeAlong = state;
+}
+
+/** Whether the page may be left by itself. Offline, no other frontend could be reached either. */
+export function mayLeave() {
+  const another = new URL(balancerUrl).origin !== location.origin;
+  return another && navigator.onLine && !holds.some((check) => check());
+}
+
 /**
  * Go to the same page on another frontend, through the balancer. `state` (a short string) arrives there
  * as the fragment: what a page remembers by itself stays with the frontend's own address.
  */
-export function goElsewhere(state = "") {
+export function goElsewhere(state = takeAlong?.() ?? "") {
   const target = new URL(location.pathname + location.search, balancerUrl);
   target.hash = state;
   location.replace(target.href);

@@ -85,7 +85,14 @@ class AdmissionTests(FrontendTests):
         }
         self.assertEqual(
             open_paths,
-            {"/login", "/signup", "/healthz", "/favicon.ico", "/static/<version>/<path:name>"},
+            {
+                "/login",
+                "/signup",
+                "/healthz",
+                "/favicon.ico",
+                "/service-worker.js",
+                "/static/<version>/<path:name>",
+            },
         )
 
     async def test_change_without_csrf_token_is_refused(self) -> None:

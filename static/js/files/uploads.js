@@ -2,6 +2,7 @@
 // reads it from the disk as it is sent.
 
 import { csrf, getJson, RequestFailed } from "../http.js";
+import { hold } from "../events.js";
 import { choose } from "./dialogs.js";
 
 const AT_A_TIME = 2;
@@ -53,6 +54,7 @@ export class Uploads extends EventTarget {
     this.sameForAll = ""; // what to do with every taken name, once the user has said so
     this.asking = Promise.resolve(); // the question before the next one
     root.querySelector("[data-uploads-close]").addEventListener("click", () => this.close());
+    hold(() => this.running);
     addEventListener("beforeunload", (event) => {
       if (this.running) {
         event.preventDefault();
