@@ -42,6 +42,7 @@ class Settings:
     dead_after_missed: int = 5
     memtable_bytes: int = 64 * 1024
     checkpoint_writes: int = 0
+    split_bytes: int = 50_000_000
     pipeline_depth: int = 256
     # Clocks run by up to this share too fast or too slow.
     clock_error: float = 0.05
@@ -194,6 +195,7 @@ class Cluster:
                 data_dir=name,
                 memtable_bytes=settings.memtable_bytes,
                 checkpoint_writes=settings.checkpoint_writes,
+                split_bytes=settings.split_bytes,
                 pipeline_depth=settings.pipeline_depth,
             )
             return StorageNode(environment, self.configuration, role, CollectorRegistry(), disk)

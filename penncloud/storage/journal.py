@@ -84,6 +84,11 @@ class Lane:
     # Grows when all that is under way is void.
     life: int = field(default=0, init=False)
 
+    @property
+    def busy(self) -> bool:
+        """Whether something of it is on its way to the disk."""
+        return bool(self.waiting or self.logged or self.apart)
+
     def void(self) -> None:
         """Nobody wants to hear any more of what is under way."""
         self.life += 1

@@ -14,14 +14,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from penncloud.lsm.engine import TabletRecovery
 from penncloud.lsm.entry import Entry
-from penncloud.lsm.errors import StoreDamaged, TableDamaged, TabletDamaged
+from penncloud.lsm.errors import Overloaded, StoreDamaged, TableDamaged, TabletDamaged
 from penncloud.lsm.manifest import TabletState
 from penncloud.platform.errors import PennCloudError
+from penncloud.replication.lease import Promise
 from penncloud.replication.messages import (
     Checkpoint,
     Configuration,
@@ -34,10 +36,14 @@ from penncloud.replication.state import Durable
 from penncloud.rpc.registration import TabletAssignment, Tip
 from penncloud.storage.dedup import CorruptTable
 from penncloud.storage.journal import Lane
+from penncloud.storage.split import Split
 from penncloud.storage.standing import Standing
 from penncloud.storage.surroundings import Surroundings
 from penncloud.storage.tablet import Place, Tablet
 
+# How long a split waits for what the replica has under way.
+CUT_S: Final = 10.0
+_LOOK_S: Final = 0.002
 # Why a tablet cannot be used that the data directory should hold and does not.
 LOST: Final = "its files are gone from the data directory of this server, which had them"
 # Why entries are put into quarantine.
@@ -71,8 +77,13 @@ class Member:
 
     # -- beginning -------------------------------------------------------------------------------
 
-    def begin(self, found: TabletRecovery | None, damage: str = "") -> None:
-        """Start from what is on the disk, or as blank: without `found`, and with `damage` to it."""
+    def begin(
+        self, found: TabletRecovery | None, damage: str = "", promise: Promise | None = None
+    ) -> None:
+        """Start from what is on the disk, or as blank: without `found`, and with `damage` to it.
+
+        `promise`: what the replica of the whole had promised, for one of the two that come of a split.
+        """
         around = self._around
         self._ended = False
         standing = around.standings[self.id]
@@ -109,6 +120,7 @@ class Member:
             self._noop,
             around.clock.seconds(),
             options=around.options,
+            promise=promise,
             broken=around.broken,
         )
         self.tablet.replica = self.replica
@@ -152,6 +164,21 @@ class Member:
         if self.replica.config is not None and self.replica.role == "learner":
             self.replica.configure(self.replica.config, now, join=False)
 
+    async def cut(self, split: Split) -> tuple[TabletRecovery, TabletRecovery]:
+        """Cut the tablet in two on the disk. Nobody lets this replica work meanwhile, or after.
+
+        Raises Overloaded when what is under way does not end, and what the engine raises.
+        """
+        around = self._around
+        deadline = around.clock.seconds() + CUT_S
+        while self.lane.busy:
+            if around.clock.seconds() >= deadline:
+                raise Overloaded(f"tablet {self.id} has writes under way that do not end")
+            await deferLater(around.clock, _LOOK_S)
+        self.tablet.commit_split(split)
+        place = split.version, split.entry_cfg
+        return await around.engine.split_tablet(self.id, split.at, split.low, split.high, place)
+
     def end(self) -> None:
         """Nothing more comes of this replica, unless it begins anew."""
         self._ended = True
@@ -182,7 +209,9 @@ class Member:
 
     async def _send_piece(self, wanted: ReadPiece) -> None:
         piece = await self._around.copies.read(self.id, wanted.number, wanted.offset)
-        if piece is not None:
+        if piece is None:
+            self.replica.piece_gone(wanted.to, wanted.number, self._around.clock.seconds())
+        else:
             place = self.id, wanted.cfg, wanted.number, wanted.offset
             sent = Piece(
                 self._around.node_id, wanted.to, *place, piece.data, piece.checksum, piece.done

@@ -38,6 +38,7 @@ from penncloud.storage.peers import Peers
 from penncloud.storage.proposals import Proposals
 from penncloud.storage.quarantine import Quarantine
 from penncloud.storage.replicas import Replicas
+from penncloud.storage.splitter import Splitter
 from penncloud.storage.standing import BadStandings, Standings
 from penncloud.storage.surroundings import Surroundings
 from penncloud.storage.tablets import Tablets
@@ -105,6 +106,7 @@ class StorageNode:
         )
         self._outside = around.outside
         self._replicas = Replicas(around)
+        self._splitter = Splitter(role.id, clock, self._engine, self._replicas, role.split_bytes)
         self._tablets = Tablets(self._replicas, around)
         gate = WriteGate(self._tablets)
         self._backup = BackupServer(clock, self._engine, gate, self._led)
@@ -186,11 +188,13 @@ class StorageNode:
             incarnation=incarnation,
         )
         proposals.registration = self._registration
+        self._splitter.start(incarnation, self._registration.ask)
         self._registration.start()
 
     async def stop(self) -> None:
         """Let others lead, take leave, refuse what is new, answer what is under way, close the files."""
         clock = self._environment.reactor
+        self._splitter.stop()
         if self._registration is not None and self._replicas.hand_over():
             await _until(clock, HAND_OVER_S, lambda: not self._replicas.hand_over())
         self._tablets.stopping = True
@@ -237,6 +241,7 @@ class StorageNode:
             raise
         if news:
             self._act()
+            await self._replicas.drop(assign.dropped)
 
     def _act(self) -> None:
         assert self._assignment is not None
@@ -298,7 +303,7 @@ def _check(role: config.Storage) -> None:
         ("quarantine_bytes", 0),
         ("aside_bytes", 0),
         ("scrub_bytes_per_s", 0),
-        ("split_bytes", 1024 * 1024),
+        ("split_bytes", 64 * 1024),
     ):
         if getattr(role, key) < least:
             raise ConfigurationError(f"[storage]: {key}: has to be at least {least}")

@@ -9,6 +9,7 @@ Theory of operation
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -17,13 +18,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from penncloud.lsm.engine import TabletRecovery
+from penncloud.lsm.errors import TabletDamaged
 from penncloud.lsm.manifest import TabletState
 from penncloud.platform.errors import DiskError, PennCloudError
+from penncloud.replication.lease import Promise
 from penncloud.replication.messages import Configuration, Message
 from penncloud.replication.primary import Refused
 from penncloud.rpc.registration import Assign, TabletAssignment, Tip
 from penncloud.storage.journal import Journal
 from penncloud.storage.member import Member
+from penncloud.storage.split import Split
 from penncloud.storage.standing import Standing, Standings
 from penncloud.storage.surroundings import Surroundings
 from penncloud.storage.tablet import Place
@@ -129,7 +133,20 @@ class Replicas:
     # -- what the coordinators say ---------------------------------------------------------------
 
     async def make(self, assigned: tuple[TabletAssignment, ...]) -> None:
-        """Make those that are new in the world, durably. Raises DiskError."""
+        """Make those that are new in the world, durably, and those that come of a split of one that is here.
+
+        A split's ids stand in one entry only, and the coordinators have them from a primary that had
+        committed it. So an entry here that has them is committed, and nothing with effects follows it.
+        Raises DiskError.
+        """
+        for new in assigned:
+            if new.id in self.members:
+                continue
+            for member in self.members.values():
+                split = None if member.blank else member.tablet.split_into(new.id)
+                if split is not None:
+                    await self._cut(member, split)
+                    break
         for new in assigned:
             founding = new.epoch == 0 and self._node_id in new.members and not new.taken
             if founding and new.id not in self.members:
@@ -139,9 +156,65 @@ class Replicas:
                 empty = TabletRecovery(new.id, new.lo, new.hi, 0, 0, 0, b"", [], "")
                 self._add(Place(new.id, new.lo, new.hi), empty)
 
-    def _add(self, place: Place, found: TabletRecovery | None) -> Member:
+    async def _cut(self, whole: Member, split: Split) -> None:
+        """Replace a tablet by the two that come of it, as they are at the split's place."""
+        standings = self._around.standings
+        sealed = max(standings[whole.id].sealed, whole.replica.state.sealed)
+        # Before the tablets, or a crash in between would leave two of which nobody knows what was promised.
+        half = Standing(sealed, False)
+        await standings.update({split.low: half, split.high: half})
+        del self.members[whole.id]
+        try:
+            found = await whole.cut(split)
+        except TabletDamaged as error:
+            # The two will be fetched from others; what there is of the whole stays until it may go.
+            self.members[whole.id] = whole
+            whole.damaged(error.reason)
+            return
+        except BaseException:
+            self.members[whole.id] = whole
+            self.touched(whole)
+            raise
+        whole.tablet.ended = True
+        whole.end()
+        for part in found:
+            place = Place(part.tablet, part.lo, part.hi)
+            self._add(place, part, whole.replica.promise)
+        self.log.info(
+            "tablet {tablet} is cut into {low} and {high} at version {version}",
+            tablet=whole.id,
+            low=split.low,
+            high=split.high,
+            version=split.version,
+        )
+        await standings.update({whole.id: None})
+
+    def ask(self) -> None:
+        """Let the coordinators say what the assignment is now."""
+        self._outside.ask()
+
+    async def drop(self, numbers: Sequence[int]) -> None:
+        """Forget tablets that nobody needs here any more, durably. Raises DiskError."""
+        for number in numbers:
+            member = self.members.get(number)
+            if member is not None and member.assignment is not None:
+                continue
+            if member is not None:
+                del self.members[number]
+                member.end()
+            await self._around.copies.forget(number)
+            if self._engine.has(number):
+                await self._engine.drop_tablet(number)
+            if self._around.standings.knows(number):
+                await self._around.standings.update({number: None})
+            if member is not None:
+                self.log.info("tablet {tablet} has moved away: dropped", tablet=number)
+
+    def _add(
+        self, place: Place, found: TabletRecovery | None, promise: Promise | None = None
+    ) -> Member:
         member = Member(self._around, place, self.touched)
-        member.begin(found)
+        member.begin(found, promise=promise)
         self.members[place.tablet] = member
         return member
 
@@ -244,6 +317,7 @@ class Replicas:
         if now >= self._look_at:
             self._look_at = now + ROOM_S
             self._look_for_room()
+            self._look_for_damage()
         if now >= self._size_at:
             self._size_at = now + SIZES_S
             self._estimate()
@@ -269,6 +343,26 @@ class Replicas:
         member = self.members.get(tablet)
         if member is not None:
             member.checkpointed(state)
+
+    # -- damage ----------------------------------------------------------------------------------
+
+    def _look_for_damage(self) -> None:
+        """Give up damaged copies of what another live server leads: they are fetched anew.
+
+        Damage is found by reads, compactions, transfers and the scrub; the engine goes on with what is
+        sound, and the tip tells the coordinators, who let another member lead if one can. Only then is
+        the copy given up: the replica is blank, is removed, and joins again as a learner. A copy that
+        leads because no other can stays, and most of it can be read.
+        """
+        for member in list(self.members.values()):
+            if member.blank or not self._engine.has(member.id):
+                continue
+            reason = self._engine.damage(member.id)
+            config = member.replica.config
+            if not reason or config is None or config.primary in self.suspects:
+                continue
+            if config.primary != self._node_id and member.replica.hears(config.primary):
+                member.damaged(reason)
 
     # -- a full disk -----------------------------------------------------------------------------
 

@@ -44,6 +44,15 @@ from penncloud.storage.dedup import (
     reply_of,
 )
 from penncloud.storage.prepared import Prepared, PreparedState
+from penncloud.storage.split import (
+    HINT,
+    Split,
+    decode_blob,
+    encode_blob,
+    last_split,
+    split_entry,
+    split_of,
+)
 from penncloud.storage.surroundings import Surroundings
 from penncloud.wire.limits import MAX_SCAN_BYTES
 from penncloud.wire.messages import (
@@ -96,6 +105,8 @@ class Tablet:
         self.replica: Replica
         # Why there is nothing here that can be read.
         self.damage = ""
+        # The two that come of its split have taken its place.
+        self.ended = False
         self.committed = 0
         self._engine = around.engine
         self._watches = around.watches
@@ -103,6 +114,9 @@ class Tablet:
         self._touched = touched
         self._broken = around.broken
         self._request_ids = DedupTable()
+        # A split that is committed, and whether one of this primary is on its way: nothing is decided then.
+        self.split: Split | None = None
+        self._splitting = False
         self._prepared = PreparedState()
         # Given up by this primary, and overwritten when every member has that.
         self._withdrawn: list[Prepared] = []
@@ -114,17 +128,25 @@ class Tablet:
 
     def restore(self, meta: bytes, version: int) -> None:
         """Be what a checkpoint of the engine holds; `meta` is what `encode` gave. Raises CorruptTable."""
-        self._request_ids.restore(meta)
+        request_ids, split = decode_blob(meta)
+        self._request_ids.restore(request_ids)
+        # One of the two that come of a split has it in the blob that it got from the whole.
+        self.split = None if split is None or split.makes(self.id) else split
         self.committed = version
 
     def encode(self) -> bytes:
         """What belongs to a checkpoint beside the cells."""
-        return self._request_ids.encode()
+        return encode_blob(self._request_ids.encode(), self.split)
 
     @property
     def serving(self) -> bool:
         """Whether this is the primary, with everything committed that was ever answered."""
-        return self.replica.read_ticket() != 0
+        return not self.ended and self.replica.read_ticket() != 0
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no mutation is decided because the tablet is being split."""
+        return self._splitting or self.split is not None
 
     @property
     def cfg(self) -> int:
@@ -164,9 +186,50 @@ class Tablet:
                 return Error("RQID", "this request id is too old to know whether it was executed")
             if outcome is not None:
                 return self._repeat(mutation.row, outcome)
-        if full:
+        if full or self.frozen:
             return Busy(RETRY_MS)
         return self._prepare(mutation, request_id)
+
+    def hint_at_split(self) -> bool:
+        """Let every member make a checkpoint; false where that is not possible now."""
+        return self._write(lambda version, cfg: Entry(self.id, version, cfg, b"", 0, (), HINT))
+
+    def _write(self, entry_at: Callable[[int, int], Entry]) -> bool:
+        """Write an entry of the tablet's own, at the place that is next."""
+        now = self._clock.seconds()
+        if not self.serving or self.frozen:
+            return False
+        try:
+            entry = entry_at(*self.replica.next_place(now))
+            self.replica.propose(entry, now)
+        except Refused:
+            return False
+        self._prepared.add(Prepared(entry, None, None, Unknown(), entry.size_bytes))
+        self._touched()
+        return True
+
+    def begin_split(self, at: int, first: int) -> bool:
+        """Write a split at the hash `at`, into tablets `first` and the next, behind what is prepared.
+
+        False where that is not possible now.
+        """
+        self._splitting = self._write(
+            lambda version, cfg: split_entry(self.id, Split(at, first, first + 1, version, cfg))
+        )
+        return self._splitting
+
+    def split_into(self, tablet: int) -> Split | None:
+        """The split that makes `tablet`, committed or only in the log; see `Replicas.make`."""
+        split = self.split
+        if split is None:
+            entries: list[Any] = self.replica.entries(self.committed, self.replica.stable)
+            split = last_split(entries)
+        return split if split is not None and split.makes(tablet) else None
+
+    def commit_split(self, split: Split) -> None:
+        """The coordinators have the two tablets: so the entry is committed, and it is the last one."""
+        if self.committed < split.version:
+            self._commit(split.version)
 
     def _prepare(self, mutation: Mutation, request_id: RequestId | None) -> Answer:
         now = self._clock.seconds()
@@ -233,6 +296,7 @@ class Tablet:
         if ready.stepped_down:
             self.give_up()
         if ready.withdrawn:
+            self._splitting = False
             self._withdrawn += self._prepared.take_back()
         if ready.aborted:
             aborted, self._withdrawn = self._withdrawn, []
@@ -249,6 +313,7 @@ class Tablet:
         """This replica is the primary no more, or cannot know any more what becomes of its entries."""
         unknown = self._withdrawn + self._prepared.take_back()
         self._withdrawn = []
+        self._splitting = False
         for prepared in unknown:
             prepared.answer(Unknown())
         confirming, self._confirming = self._confirming, {}
@@ -263,6 +328,11 @@ class Tablet:
             if entry.client:
                 outcome = decode_outcome(entry.result)
                 self._request_ids.record(entry.client, entry.seq, outcome)
+            elif entry.result:
+                self.split = split_of(entry) or self.split
+                if entry.result == HINT:
+                    # Nobody waits for it, and a failure of the disk is told by the disk.
+                    self._engine.checkpoint(self.id).addErrback(lambda _failure: None)
         self.committed = version
         self._engine.commit(self.id, version)
         for prepared in self._prepared.take(version):

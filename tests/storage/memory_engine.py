@@ -93,6 +93,28 @@ class MemoryEngine:
         self.waiting.append((list(entries), done))
         return done
 
+    async def split_tablet(
+        self,
+        tablet: int,
+        at: int,
+        left: int,
+        right: int,
+        place: tuple[int, int] | None = None,
+    ) -> tuple[TabletRecovery, TabletRecovery]:
+        raise NotImplementedError("the tests of splits have the real engine")
+
+    def split_point(self, tablet: int) -> int | None:
+        return None
+
+    def checkpoint(self, tablet: int) -> Deferred[None]:
+        return succeed(None)
+
+    def reaches_out(self, tablet: int) -> bool:
+        return False
+
+    def compact(self, tablet: int) -> Deferred[None]:
+        return succeed(None)
+
     def keep(self, entries: Sequence[Entry]) -> None:
         """Make entries durable, whether or not anybody hears of it."""
         for entry in entries:

@@ -29,8 +29,11 @@ from penncloud.rpc.registration import (
     Pong,
     Propose,
     Proposed,
+    ProposeSplit,
     Register,
     Registered,
+    Reserved,
+    ReserveTablets,
     TabletAssignment,
     Tip,
 )
@@ -73,6 +76,11 @@ class PlayedCoordinator:
         self.seen: dict[str, _Seen] = {}
         self._taken: set[tuple[int, str]] = set()
         self._alive: list[str] = []
+        self._next_tablet = 101
+        self.deaf_to_splits = False
+        self.damaged_step_down = False
+        self.split_proposals = 0
+        self.dropped: dict[str, list[int]] = {}
         self._environment: Environment
         self._listening: IListeningPort
 
@@ -84,6 +92,8 @@ class PlayedCoordinator:
         calls = Calls()
         calls.on_call(Register, self._register)
         calls.on_call(Propose, self._propose)
+        calls.on_call(ReserveTablets, self._reserve)
+        calls.on_call(ProposeSplit, self._split)
         calls.on_call(FetchAssignment, lambda _, fetch: self.assignment(fetch.sender))
         calls.on_note(Pong, self._pong)
         rpc = RpcServerFactory(self._environment, calls, hooks=Hooks())
@@ -136,6 +146,7 @@ class PlayedCoordinator:
             and tablet.primary in self.alive()
             and primary.incarnation == tablet.incarnation
             and (tip is None or tip.declined != tablet.epoch)
+            and not (tip is not None and tip.damaged and self.damaged_step_down)
         )
         if good:
             return
@@ -143,6 +154,7 @@ class PlayedCoordinator:
             name: _Choice(self.seen[name].incarnation, tip)
             for name in self.alive()
             if (tip := self.seen[name].tips.get(tablet.id)) is not None
+            and not (tip.damaged and self.damaged_step_down)
         }
         chosen = choose_successor(tuple(tablet.members), tips)
         if chosen is not None:
@@ -169,13 +181,44 @@ class PlayedCoordinator:
         self.assign_all()
 
     def _propose(self, connection: RpcProtocol, proposal: Propose) -> Proposed:
-        tablet = self.tablet(proposal.tablet)
+        tablet = next((one for one in self.tablets if one.id == proposal.tablet), None)
+        if tablet is None:
+            return Proposed(False, 0, "there is no such tablet")
         if tablet.epoch != proposal.expect or self.silent:
             return Proposed(False, tablet.epoch, "it is another configuration")
         self._environment.reactor.callLater(
             0, self.configure, tablet.id, proposal.primary, proposal.members
         )
         return Proposed(True, tablet.epoch + 1)
+
+    def _reserve(self, _connection: RpcProtocol, wanted: ReserveTablets) -> Reserved:
+        first, self._next_tablet = self._next_tablet, self._next_tablet + wanted.count
+        return Reserved(first)
+
+    def _split(self, _connection: RpcProtocol, proposal: ProposeSplit) -> Proposed:
+        """Two tablets for one; `deaf_to_splits`: nothing comes of it."""
+        whole = next((one for one in self.tablets if one.id == proposal.tablet), None)
+        if whole is None:
+            done = any(one.id == proposal.low for one in self.tablets)
+            return Proposed(done, 0, "" if done else "there is no such tablet")
+        self.split_proposals += 1
+        if whole.epoch != proposal.expect or self.silent or self.deaf_to_splits:
+            return Proposed(False, whole.epoch, "it is another configuration")
+        self._environment.reactor.callLater(0, self.split, whole, proposal)
+        return Proposed(True, whole.epoch + 1)
+
+    def split(self, whole: TabletAssignment, proposal: ProposeSplit) -> None:
+        low = msgspec.structs.replace(whole, id=proposal.low, hi=proposal.at, epoch=whole.epoch + 1)
+        high = msgspec.structs.replace(
+            whole, id=proposal.high, lo=proposal.at, epoch=whole.epoch + 1
+        )
+        if whole not in self.tablets:
+            return
+        self.tablets.remove(whole)
+        self.tablets += [low, high]
+        self._taken |= {(new.id, member) for new in (low, high) for member in whole.members}
+        self.map_version += 1
+        self.assign_all()
 
     def assignment(self, name: str) -> Assign:
         """Whoever lives and is no member is a learner of everything."""
@@ -190,7 +233,7 @@ class PlayedCoordinator:
         ]
         peers = {name: f"{name}:8700" for name in self.seen}
         suspects = [name for name in self.seen if name not in alive]
-        return Assign(self.map_version, tablets, peers, suspects)
+        return Assign(self.map_version, tablets, peers, suspects, self.dropped.get(name, []))
 
     def assign_all(self) -> None:
         """Tell everybody."""
