@@ -16,8 +16,6 @@ from scripts.ec2.shape import AGENT_PORT, METRICS_OFFSET, PORTS, Description, Ma
 CONFIGURATION: Final = "/etc/penncloud/penncloud.toml"
 TLS: Final = "/etc/penncloud/tls"
 DATA: Final = "/var/lib/penncloud"
-# Roles that browsers talk to directly are told to others by their outside address.
-_OUTSIDE: Final = ("http",)
 
 
 def configuration(
@@ -41,11 +39,14 @@ def configuration(
             "replication_factor": description.replication_factor,
         }
     }
+    balancers = [there[each.name] for each in wanted if "lb" in each.roles]
+    # What browsers talk to directly is told to others by its outside address.
+    outside = "http" if description.mode == "redirect" else ""
     for role in machine.roles:
         section: dict[str, Any] = {
             "id": machine.node_id(role),
             "host": "0.0.0.0",
-            "advertise": me.public_ip if role in _OUTSIDE else me.private_ip,
+            "advertise": me.public_ip if role == outside else me.private_ip,
             "port": PORTS[role],
             "metrics_port": PORTS[role] + METRICS_OFFSET,
             "agent": agent,
@@ -57,7 +58,10 @@ def configuration(
         if role == "http":
             section["lb_url"] = address(wanted, there)
             section["admin_password"] = admin_password
-            section["host_names"] = [me.private_ip]
+            section["host_names"] = [me.private_ip, *(each.public_ip for each in balancers)]
+            section["trusted_proxies"] = [each.private_ip for each in balancers]
+        if role == "lb":
+            section["mode"] = description.mode
         document[role] = section
     document["agent"] = {
         "id": machine.node_id("agent"),

@@ -24,7 +24,7 @@ import tomllib
 from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -67,8 +67,9 @@ class MachineGroup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The file. `image`: an AMI, empty for the newest Debian 12; `vpc`: empty for the default one;
-    `zones`: empty for all of the region; `ssh_user`: as the image has it."""
+    """The file. `mode` of the balancers: with "proxy" they alone are open to browsers. `image`: an AMI,
+    empty for the newest Debian 12; `vpc`: empty for the default one; `zones`: empty for all of the region;
+    `ssh_user`: as the image has it."""
 
     name: str
     region: str
@@ -81,6 +82,7 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     vpc: str = ""
     zones: list[str] = []
     replication_factor: int = 3
+    mode: Literal["proxy", "redirect"] = "proxy"
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -165,7 +167,7 @@ def rules(description: Description) -> list[Rule]:
     doors = [
         Rule(port, port, "0.0.0.0/0", f"{role} for everybody")
         for role, port in PUBLIC.items()
-        if role in roles
+        if role in roles and (role != "http" or description.mode == "redirect")
     ]
     internal = [AGENT_PORT, *PORTS.values(), *(port + METRICS_OFFSET for port in PORTS.values())]
     inside = [Rule(port, port, "", "between the machines") for port in sorted(set(internal))]

@@ -183,7 +183,7 @@ class LaunchTests(Ec2TestCase):
             for pair in rule["UserIdGroupPairs"]:
                 self.assertEqual(pair["GroupId"], group["GroupId"])
                 inside.add(rule["FromPort"])
-        self.assertEqual(public, {8080, 8081, 2500})
+        self.assertEqual(public, {8080, 2500})
         self.assertLessEqual({8500, 8600, 8700, 9600, 9700}, inside)
         ssh = [rule for rule in group["IpPermissions"] if rule["FromPort"] == 22]
         self.assertEqual(
@@ -298,8 +298,12 @@ class DeployTests(Ec2TestCase):
         frontend = tomllib.loads(
             self.reach.files[self.public("cloud-4")]["/etc/penncloud/penncloud.toml"].decode()
         )
-        self.assertEqual(frontend["http"]["advertise"], self.public("cloud-4"))
-        self.assertEqual(frontend["lb"]["advertise"], privates["cloud-4"])
+        self.assertEqual(frontend["http"]["advertise"], privates["cloud-4"])
+        self.assertEqual(
+            frontend["http"]["trusted_proxies"], [privates["cloud-4"], privates["cloud-5"]]
+        )
+        self.assertIn(self.public("cloud-5"), frontend["http"]["host_names"])
+        self.assertEqual(frontend["lb"]["mode"], "proxy")
 
     def test_certificates(self) -> None:
         """A machine has the keys of its own servers and of no others; the authority stays here."""
@@ -457,6 +461,15 @@ class ShapeTests(SynchronousTestCase):
         text = shape.plan_text(shape.read(path), [])
         self.assertIn("price unknown", text)
         self.assertIn("and the types without a price", text)
+
+    def test_redirect(self) -> None:
+        """Where balancers redirect, browsers have to reach the frontends."""
+        path = Path(self.mktemp())
+        path.write_text('mode = "redirect"\n' + DESCRIPTION)
+        public = {
+            rule.first for rule in shape.rules(shape.read(path)) if rule.source == "0.0.0.0/0"
+        }
+        self.assertEqual(public, {8080, 8081, 2500})
 
     def test_unwell(self) -> None:
         path = Path(self.mktemp())
