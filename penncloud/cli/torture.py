@@ -28,7 +28,6 @@ from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.lockfile import DirectoryLock
 from penncloud.platform.tls import Credentials
-from penncloud.torture import clocks
 from penncloud.torture.bed import Bed, Size
 from penncloud.torture.crew import MemberLost
 from penncloud.torture.disks import NoMounts, SmallDisks
@@ -132,7 +131,6 @@ class _Means:
 
     lan: Lan
     small_disks: SmallDisks | None
-    faketime: Path | None
     nemeses: tuple[str, ...] = ()
     missing: list[str] = field(factory=list)
 
@@ -145,7 +143,7 @@ def _means(wanted: str, directory: Path) -> _Means:
         raise ConfigurationError(
             f"--nemesis: there is no {unknown[0]}; there are {', '.join(NEMESES)}"
         )
-    means = _Means(Loopback(), None, None)
+    means = _Means(Loopback(), None)
     why: dict[str, str] = {}
     try:
         means.lan = Namespaces()
@@ -158,10 +156,6 @@ def _means(wanted: str, directory: Path) -> _Means:
         except NoMounts as error:
             means.small_disks = None
             why["disk-full"] = str(error)
-    if "clock" in kinds:
-        means.faketime = clocks.find_library()
-        if means.faketime is None:
-            why["clock"] = f"{clocks.LIBRARY} (Debian: faketime) is not installed"
     means.nemeses = tuple(kind for kind in kinds if kind not in why)
     means.missing = [f"not available: {kind}: {why[kind]}" for kind in kinds if kind in why]
     if kinds and not means.nemeses:
@@ -190,7 +184,7 @@ def _torture(arguments: argparse.Namespace, directory: Path, seed: int) -> int:
             Size(storages=arguments.storage, members=arguments.members),
             now=environment.now,
             small_disks=means.small_disks,
-            faketime=means.faketime,
+            clocks="clock" in means.nemeses,
             changed=_tell,
         )
         playing = Run(environment, bed, order, directory, _say, evidence)

@@ -76,13 +76,16 @@ def role_launch(
     reactor: Any,
     layout: Layout,
     server: Server,
+    *,
     inside: Sequence[str] = (),
     variables: Mapping[str, str] = {},
+    module: str = CHILD_MODULE,
 ) -> Launch:
     """A function that starts the process of `server`; `reactor` has IReactorProcess.
 
     `inside` is a command that becomes the one that follows it in its arguments, without a new process
-    (`ip netns exec NAME`). `variables` are environment variables besides ours.
+    (`ip netns exec NAME`). `variables` are environment variables besides ours. `module` is another main
+    program with the arguments of `cluster.child`.
     """
 
     def launch(ended: Callable[[Ended], None]) -> Running:
@@ -90,7 +93,7 @@ def role_launch(
             *inside,
             sys.executable,
             "-m",
-            CHILD_MODULE,
+            module,
             str(os.getpid()),
             str(layout.log(server.id)),
             f"penncloud-{server.role}",

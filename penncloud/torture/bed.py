@@ -21,12 +21,12 @@ from penncloud.cluster.authority import Authority
 from penncloud.cluster.configuration import to_toml
 from penncloud.cluster.layout import Layout, replace_file
 from penncloud.cluster.ports import is_free
-from penncloud.cluster.spawn import role_launch
+from penncloud.cluster.spawn import CHILD_MODULE, role_launch
 from penncloud.cluster.supervisor import Launch, Pace, Supervised
 from penncloud.cluster.topology import Server
 from penncloud.platform import config
 from penncloud.platform.errors import ConfigurationError
-from penncloud.torture import clocks
+from penncloud.torture import skewed
 from penncloud.torture.disks import SmallDisks, unmount
 from penncloud.torture.lan import Lan, Loopback
 
@@ -58,7 +58,8 @@ class Station:
 
 
 class Bed:
-    """See the module. `small_disks` None: disks cannot be made full; `faketime` None: clocks cannot be set.
+    """See the module. `small_disks` None: disks cannot be made full; `clocks` whether they can be
+    set.
     `now` is the wall clock.
 
     Everything that is made is in `layout.root`, in the network and among the mounts; `remove` takes it
@@ -74,7 +75,7 @@ class Bed:
         *,
         now: Callable[[], float],
         small_disks: SmallDisks | None = None,
-        faketime: Path | None = None,
+        clocks: bool = False,
         settings: Sequence[tuple[Role, str, Any]] = (),
         changed: Callable[[Supervised], None] = lambda _: None,
     ) -> None:
@@ -84,7 +85,7 @@ class Bed:
         self._size = size
         self._authority = Authority(layout.authority, now)
         self._small_disks = small_disks
-        self._faketime = faketime
+        self._clocks = clocks
         self._settings = settings
         self._changed = changed
         self._cuts: Counter[tuple[str, str]] = Counter()
@@ -164,17 +165,23 @@ class Bed:
         data.mkdir(mode=0o700)
         if self._small_disks is not None and server.role == "storage":
             self._small_disks.add(data)
-        if self._faketime is not None:
-            clocks.set_clock(self._clock(server.id), 0)
+        if self._clocks:
+            skewed.set_clock(self._clock(server.id), 0)
 
     def _launch(self, server: Server) -> Launch:
-        variables = (
-            {}
-            if self._faketime is None
-            else clocks.variables(self._faketime, self._clock(server.id))
-        )
+        variables, module = {}, CHILD_MODULE
+        if self._clocks:
+            variables = {skewed.VARIABLE: str(self._clock(server.id))}
+            module = skewed.MODULE
         inside = self._lan.inside(server.id)
-        return role_launch(self._reactor, self._layout, server, inside, variables)
+        return role_launch(
+            self._reactor,
+            self._layout,
+            server,
+            inside=inside,
+            variables=variables,
+            module=module,
+        )
 
     def _clock(self, server_id: str) -> Path:
         return self._layout.etc / f"{server_id}.clock"
@@ -263,5 +270,5 @@ class Bed:
         self._small_disks.make_room(self._layout.data(server_id))
 
     def set_clock(self, server_id: str, ahead_s: int) -> None:
-        assert self._faketime is not None
-        clocks.set_clock(self._clock(server_id), ahead_s)
+        assert self._clocks
+        skewed.set_clock(self._clock(server_id), ahead_s)

@@ -57,6 +57,11 @@ class Member:
         """Raises Unanswered."""
         self._enter("/login", {"name": self.name, "password": password})
 
+    def change_password(self, old: str, new: str) -> None:
+        """Raises Unanswered."""
+        self.post_form("/account/password", {"old": old, "new": new, "again": new})
+        self._learn_token("/account")
+
     def _enter(self, path: str, fields: Mapping[str, str]) -> None:
         self._learn_token(path)
         self.post_form(path, fields)
