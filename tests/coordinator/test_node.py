@@ -103,7 +103,7 @@ class NodeTests(TestCase):
 
     async def _start(self) -> None:
         self.registry = CollectorRegistry()
-        cluster = Cluster(coordinators=["127.0.0.1:1"])
+        cluster = Cluster(coordinators=["127.0.0.1:1"], replication_factor=1)
         node = CoordinatorNode(environment(reactor), cluster, self.role, self.registry, self.disk)
         await node.start()
         self.node = node
