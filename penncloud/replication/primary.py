@@ -439,7 +439,7 @@ class Primary:
         version = acked[(len(acked) - 1) // 2] if state.broken("every-member") else acked[0]
         if version <= log.committed or self.takeover.phase in ("sealing", "waiting"):
             return
-        for entry in log.slice(log.committed + 1, version + 1):
+        for entry in log.between(log.committed, version):
             self._in_flight_bytes = max(0, self._in_flight_bytes - entry.size_bytes)
         log.commit(version)
 
