@@ -131,7 +131,10 @@ class Leader:
 
     def _choose_primaries(self) -> None:
         sight = self._members.sight()
-        for record in list(self._decisions.machine.state.tablets.values()):
+        tablets = self._decisions.machine.state.tablets
+        self._renewed_at = {n: at for n, at in self._renewed_at.items() if n in tablets}
+        self._new_since = {n: at for n, at in self._new_since.items() if n in tablets}
+        for record in list(tablets.values()):
             choice = next_configuration(record, sight, self._waited(record))
             if choice is None or not self._may_renew(record, sight.liveness(record.primary)):
                 continue
