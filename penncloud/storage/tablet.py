@@ -123,8 +123,8 @@ class Tablet:
         # Reads that wait for a round to the members.
         self._confirming: dict[int, tuple[Deferred[Reply], Callable[[], Reply]]] = {}
         self._next_context = 0
-        # It was the primary without leases when it last looked.
-        self._lost_touch = False
+        # How often in a row it was the primary without leases when it looked.
+        self._doubts = 0
 
     def restore(self, meta: bytes, version: int) -> None:
         """Be what a checkpoint of the engine holds; `meta` is what `encode` gave. Raises CorruptTable."""
@@ -346,9 +346,9 @@ class Tablet:
         """Called now and then: a primary that has lost touch may not hear of what its successor commits,
         so its watchers are sent to look for one."""
         lost = self.serving and not self.may_watch()
-        if lost and self._lost_touch:
+        self._doubts = self._doubts + 1 if lost else 0
+        if self._doubts == 2:
             self.tell_watchers()
-        self._lost_touch = lost
 
     def tell_watchers(self) -> None:
         """A hint to read again leads the watchers to whoever serves their rows now."""

@@ -16,6 +16,7 @@ from penncloud.wire.messages import (
     RequestId,
     Unknown,
     Value,
+    Watch,
 )
 from tests.storage.servers import Servers
 
@@ -217,6 +218,52 @@ class FailoverTests(ServersTestCase):
         again = servers.asked(servers.primary(), Put(R, b"5", b"v" * 1000), RequestId(b"x", 5))
         self.assertIsInstance(again, Ok)
         self.assertNotEqual(servers.cells(servers.primary(), R), {})
+
+
+class WatchTests(ServersTestCase):
+    """Hints may come twice; none gets lost."""
+
+    def watch(self, servers: Servers, name: str) -> list[tuple[bytes, int]]:
+        """Watch the row at a server; what is heard of it."""
+        heard: list[tuple[bytes, int]] = []
+
+        class Watcher:
+            def changed(self, row: bytes, version: int) -> None:
+                heard.append((row, version))
+
+        process = servers.hosts[name].process
+        assert process is not None
+        tablets = servers.node(name)._tablets
+        process.execute(lambda: tablets.watch(Watch(R), Watcher()))
+        return heard
+
+    def test_a_commit(self) -> None:
+        """The primary tells of it."""
+        servers = self.serve()
+        primary = servers.primary()
+        heard = self.watch(servers, primary)
+        reply = servers.asked(primary, Put(R, b"c", b"v"))
+        assert isinstance(reply, Ok)
+        self.assertEqual(heard, [(R, reply.version)])
+
+    def test_a_primary_that_is_cut_off(self) -> None:
+        """What its successor commits it cannot know: its watchers are sent to look, once."""
+        servers = self.serve()
+        old = servers.primary()
+        heard = self.watch(servers, old)
+        servers.isolate(old)
+        servers.run(6.0)
+        self.assertEqual(heard, [(R, 0)])
+
+    def test_a_hand_over(self) -> None:
+        """A server that stops in order lets another lead first, and says so."""
+        servers = self.serve()
+        old = servers.primary()
+        heard = self.watch(servers, old)
+        servers.hosts[old].restart()
+        servers.until(lambda: servers.primary_but(old) != "")
+        self.assertEqual(set(heard), {(R, 0)})
+        servers.ready()
 
 
 class DiskTests(ServersTestCase):
