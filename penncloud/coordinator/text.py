@@ -114,6 +114,7 @@ class TextProtocol(LineReceiver):
         transport.registerProducer(self, True)
         if ITCPTransport.providedBy(transport):
             transport.setTcpKeepAlive(True)
+            transport.setTcpNoDelay(True)
         self._owner.connections[self] = None
 
     def dataReceived(self, data: bytes) -> None:

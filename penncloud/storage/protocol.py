@@ -26,6 +26,7 @@ from twisted.internet.interfaces import (
     IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
     IPushProducer,
+    ITCPTransport,
 )
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -146,6 +147,9 @@ class TextProtocol(LineReceiver):
 
     def connectionMade(self) -> None:
         self._transport.registerProducer(self._outflow, True)
+        if ITCPTransport.providedBy(self._transport):
+            # Else a reply waits until the client's kernel has acknowledged the one before, up to 40 ms.
+            self._transport.setTcpNoDelay(True)
 
     def dataReceived(self, data: bytes) -> None:
         if not self._ending:
