@@ -35,7 +35,7 @@ class _Storage(Collector):
             ("tablets", "Tablets served here", len(tablets)),
             (
                 "in_flight_bytes",
-                "Mutations on their way to the disk",
+                "Mutations that are decided and not yet committed",
                 under_way,
             ),
             ("connections", "Connections of clients", len(self._text.connections)),
