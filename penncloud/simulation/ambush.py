@@ -7,6 +7,7 @@ fault, and lies in wait from its begin to its end.
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 from attrs import frozen
 
@@ -15,6 +16,8 @@ from penncloud.simulation.faults import Fault, Who
 from penncloud.simulation.host import Host
 from penncloud.simulation.process import Process
 from penncloud.simulation.raft_oracle import raft_of
+from penncloud.simulation.replica_oracle import members_of
+from penncloud.storage.member import Member
 
 
 @frozen
@@ -70,6 +73,87 @@ class ElectionAmbush:
             host.resume()
 
 
+# Moments at which a storage server may be struck.
+Moment = Literal["takes over", "serves", "learns", "joins"]
+
+
+@frozen
+class ReplicaAmbush:
+    """At the moment at which a replica takes over, has taken over, begins to learn or has joined, a server
+    is killed: that one, or with `primary` the primary from which it learns."""
+
+    at_s: float
+    for_s: float
+    moment: Moment
+    primary: bool
+    power: bool
+    back_in_s: float
+
+    def begin(self, cluster: Cluster) -> None:
+        known = {
+            (host.name, tablet): _stage(member)
+            for host in cluster.storages
+            for tablet, member in members_of(host).items()
+        }
+
+        def observe(process: Process) -> None:
+            host = process.host
+            if process.dead:
+                return
+            for tablet, member in members_of(host).items():
+                before, stage = known.get((host.name, tablet)), _stage(member)
+                known[host.name, tablet] = stage
+                if stage != before and _is(self.moment, before, stage):
+                    self._strike(cluster, host, member)
+                    return
+
+        cluster.world.observers[self] = observe
+
+    def _strike(self, cluster: Cluster, host: Host, member: Member) -> None:
+        cluster.world.observers.pop(self, None)
+        config = member.replica.config
+        victim = config.primary if self.primary and config is not None else host.name
+        cluster.world.hosts[victim].kill(self.power, back_in_s=self.back_in_s)
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.observers.pop(self, None)
+
+
+def _stage(member: Member) -> str:
+    return member.replica.role
+
+
+def _is(moment: Moment, before: str | None, after: str) -> bool:
+    if moment == "takes over":
+        return after == "taking over"
+    if moment == "serves":
+        return after == "primary"
+    if moment == "learns":
+        return after == "learner" and before is not None
+    return before == "learner" and after == "secondary"
+
+
+@frozen
+class PowerCutIn:
+    """The power goes in the middle of what the disk does in files of this name: checkpoints, transfers."""
+
+    at_s: float
+    for_s: float
+    host: str
+    file: str
+    operations: int
+
+    def begin(self, cluster: Cluster) -> None:
+        disk = cluster.world.hosts[self.host].disk
+        disk.cut_in = self.file
+        disk.operations_left = self.operations
+
+    def end(self, cluster: Cluster) -> None:
+        disk = cluster.world.hosts[self.host].disk
+        disk.cut_in = ""
+        disk.operations_left = None
+
+
 def _leads(host: Host) -> bool:
     raft = raft_of(host)
     return raft is not None and raft.role == "leader"
@@ -83,3 +167,21 @@ def _term(host: Host) -> int:
 def elections(chance: random.Random, _who: Who, at_s: float) -> Fault:
     vacancy_s, back_in_s = chance.uniform(0.2, 1.5), chance.choice((0.0, 0.01, 0.1))
     return ElectionAmbush(at_s, chance.uniform(2, 4), vacancy_s, back_in_s, chance.random() < 0.5)
+
+
+def takeovers(chance: random.Random, _who: Who, at_s: float) -> Fault:
+    return _replica(chance, at_s, chance.choice(("takes over", "serves")), primary=False)
+
+
+def rejoins(chance: random.Random, _who: Who, at_s: float) -> Fault:
+    return _replica(chance, at_s, chance.choice(("learns", "joins")), primary=chance.random() < 0.5)
+
+
+def _replica(chance: random.Random, at_s: float, moment: Moment, primary: bool) -> Fault:
+    back_in_s, power = chance.choice((0.05, 1.0, 3.0)), chance.random() < 0.5
+    return ReplicaAmbush(at_s, 4.0, moment, primary, power, back_in_s)
+
+
+def checkpoints(chance: random.Random, who: Who, at_s: float) -> Fault:
+    file = chance.choice(("MANIFEST", "tables", "replicas", "incoming", "quarantine", "ends"))
+    return PowerCutIn(at_s, 6.0, chance.choice(who.storages), file, chance.randint(0, 6))

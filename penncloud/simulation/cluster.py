@@ -126,6 +126,11 @@ class Cluster:
         self.auditor = self._add("auditor", self._client(audit))
 
     @property
+    def factor(self) -> int:
+        """How many members a tablet has when all is well."""
+        return min(self.configuration.replication_factor, len(self.storages))
+
+    @property
     def servers(self) -> list[Host]:
         return [*self.coordinators, *self.storages, *self.frontends, *self.mail_servers]
 

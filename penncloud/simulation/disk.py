@@ -37,7 +37,9 @@ class SimulatedDisk(MemoryDisk):
         super().__init__(clock, chance, quality.sync_s, capacity_bytes)
         self.slowness = 1.0
         self.fail_next_sync = False
+        # The power goes after so many operations; only those count whose name has `cut_in` in it.
         self.operations_left: int | None = None
+        self.cut_in = ""
         self.power_cut: Callable[[], None] = lambda: None
         self._quality = quality
 
@@ -71,7 +73,7 @@ class SimulatedDisk(MemoryDisk):
         if self.dead:
             return None
         self.operations += 1
-        if self.operations_left is not None:
+        if self.operations_left is not None and self.cut_in in what:
             self.operations_left -= 1
             if self.operations_left < 0:
                 self.dead = True

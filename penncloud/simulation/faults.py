@@ -12,8 +12,12 @@ from typing import Protocol
 
 from attrs import frozen
 
+from penncloud.coordinator.commands import TabletRecord
+from penncloud.coordinator.node import CoordinatorNode
 from penncloud.simulation.cluster import Cluster, Settings, mail_servers
+from penncloud.simulation.host import Host
 from penncloud.simulation.raft_oracle import raft_of
+from penncloud.simulation.replica_oracle import members_of
 
 
 class Fault(Protocol):
@@ -292,6 +296,49 @@ class Rot:
 
 
 @frozen
+class Wipe:
+    """The disk of a storage server is replaced by an empty one, unless it may be the only one that has all.
+
+    Whoever else is a member of one of its tablets has to run, and not to be blank itself.
+    """
+
+    at_s: float
+    for_s: float
+    host: str
+
+    def begin(self, cluster: Cluster) -> None:
+        host = cluster.world.hosts[self.host]
+        if not can_be_spared(cluster, host):
+            return
+        host.kill(power=True)
+        host.wipe()
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.hosts[self.host].start()
+
+
+@frozen
+class RollingKill:
+    """One after the other, each down for as long as it takes until the next one goes."""
+
+    at_s: float
+    for_s: float
+    hosts: tuple[str, ...]
+    power: bool
+
+    def begin(self, cluster: Cluster) -> None:
+        each_s = self.for_s / len(self.hosts)
+        for number, name in enumerate(self.hosts):
+            cluster.world.timeline.after(number * each_s, self._next, cluster, name, each_s)
+
+    def _next(self, cluster: Cluster, name: str, each_s: float) -> None:
+        cluster.world.hosts[name].kill(self.power, back_in_s=each_s)
+
+    def end(self, cluster: Cluster) -> None:
+        """They come back by themselves."""
+
+
+@frozen
 class PowerCutWhileSlow:
     """Syncs take `factor` times as long, then the power goes: much was under way.
 
@@ -313,6 +360,32 @@ class PowerCutWhileSlow:
         host.kill(power=True, back_in_s=0.1)
         for name in self.others:
             cluster.world.hosts[name].kill(power=True, back_in_s=0.1)
+
+
+def can_be_spared(cluster: Cluster, host: Host) -> bool:
+    """Whether each of a server's tablets has another member that runs, is not blank, and stays one.
+
+    Of configurations the latest counts that any coordinator has applied; all of them have to run, as one
+    that is down may know of a later one.
+    """
+    latest: dict[int, TabletRecord] = {}
+    for coordinator in cluster.coordinators:
+        node = coordinator.node
+        if not isinstance(node, CoordinatorNode):
+            return False
+        for tablet, record in node.decisions.machine.state.tablets.items():
+            if tablet not in latest or record.epoch > latest[tablet].epoch:
+                latest[tablet] = record
+    return all(
+        host.name not in record.members
+        or any(name != host.name and _holds(cluster, name, tablet) for name in record.members)
+        for tablet, record in latest.items()
+    )
+
+
+def _holds(cluster: Cluster, name: str, tablet: int) -> bool:
+    member = members_of(cluster.world.hosts[name]).get(tablet)
+    return member is not None and not member.blank
 
 
 @frozen
@@ -434,6 +507,41 @@ def wall_jumps(chance: random.Random, who: Who, at_s: float) -> Fault:
 def rot(chance: random.Random, who: Who, at_s: float) -> Fault:
     """Of one coordinator, the same in every fault: of three one may be lost for good."""
     return Rot(at_s, _length(chance), who.coordinators[-1], chance.random())
+
+
+def wipes(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return Wipe(at_s, _length(chance), chance.choice(who.storages))
+
+
+def storage_kills(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return Kill(at_s, _length(chance), chance.choice(who.storages), chance.random() < 0.4)
+
+
+def storage_pauses(chance: random.Random, who: Who, at_s: float) -> Fault:
+    return Pause(at_s, _length(chance), chance.choice(who.storages))
+
+
+def storage_cuts(chance: random.Random, who: Who, at_s: float) -> Fault:
+    """One storage server from the others, or from the coordinators, in one direction or both."""
+    victim = chance.choice(who.storages)
+    others = tuple(name for name in who.storages if name != victim)
+    targets = chance.choice((others, others, who.coordinators, (chance.choice(others),)))
+    sources: tuple[str, ...] = (victim,)
+    if chance.random() < 0.5:
+        sources, targets = targets, sources
+    return Cut(at_s, _length(chance), sources, targets, chance.random() < 0.5)
+
+
+def rolling_kills(chance: random.Random, who: Who, at_s: float) -> Fault:
+    hosts = list(who.storages)
+    chance.shuffle(hosts)
+    return RollingKill(at_s, chance.uniform(0.5, 6), tuple(hosts), chance.random() < 0.4)
+
+
+def majority_losses(chance: random.Random, who: Who, at_s: float) -> Fault:
+    """Most of the coordinators."""
+    lost = len(who.coordinators) // 2 + 1
+    return KillAll(at_s, _length(chance), tuple(chance.sample(who.coordinators, lost)))
 
 
 def losses(chance: random.Random, _who: Who, at_s: float) -> Fault:

@@ -81,14 +81,13 @@ class Host:
         self.node: Node | None = None
         self._build = build
         self._full_bytes = capacity_bytes
+        self._quality = quality or DiskQuality()
         # The start that is due, if one is.
         self._due: Event | None = None
         # What was killed is kept: were it collected, its `finally` blocks would run at some time.
         self._past: list[tuple[Process, Node | None]] = []
         # No program has it yet: its clock stands still.
-        self.disk = SimulatedDisk(
-            Clock(), self._chance("disk"), quality or DiskQuality(), capacity_bytes
-        )
+        self.disk = SimulatedDisk(Clock(), self._chance("disk"), self._quality, capacity_bytes)
 
     @property
     def up(self) -> bool:
@@ -206,6 +205,13 @@ class Host:
         if self.process is not None and self.process.paused:
             self.world.trace.fact(self.name, "goes on")
             self.process.resume()
+
+    def wipe(self) -> None:
+        """Put in an empty disk; the machine has to be off."""
+        assert self.process is None
+        self.disk = SimulatedDisk(
+            Clock(), self._chance("wiped disk"), self._quality, self._full_bytes
+        )
 
     def full(self, full: bool) -> None:
         """Leave no room on the disk, or give it back."""

@@ -28,6 +28,7 @@ from penncloud.simulation.cluster import Cluster, Settings, drawn_settings
 from penncloud.simulation.faults import Fault, Nemesis, Who, draw
 from penncloud.simulation.process import Process
 from penncloud.simulation.raft_oracle import RaftOracle
+from penncloud.simulation.replica_oracle import ReplicaOracle
 from penncloud.simulation.timeline import Standstill
 from penncloud.simulation.world import World
 
@@ -38,7 +39,7 @@ STOP_S: Final = 30.0
 # After that everything has to work: bound of the whole of `settle`.
 SETTLED_WITHIN_S: Final = 120.0
 # And then, without users, until all replicas have the same.
-AGREED_WITHIN_S: Final = 30.0
+AGREED_WITHIN_S: Final = 60.0
 # Different errors of programs that are reported of one run.
 MAX_ERRORS: Final = 5
 
@@ -162,6 +163,8 @@ class _Run:
         self._cluster = Cluster(world, self._settings, self._program, self._audit)
         self._raft = RaftOracle(self._cluster.coordinators)
         world.observers["raft"] = self._raft.observe
+        self._replicas = ReplicaOracle(self._cluster.storages, self._cluster.factor)
+        world.observers["replicas"] = self._replicas.observe
         self.result.fault_count = len(self._faults)
         self.result.trouble_s = self._trouble_s
         self.result.plan = [
@@ -191,6 +194,9 @@ class _Run:
         self.result.counts["answered during trouble"] = answered
         if not self.result.violations and not self._run(AGREED_WITHIN_S, self._raft.settled):
             self._violated(f"liveness: the coordinators do not agree within {AGREED_WITHIN_S} s")
+        if not self.result.violations and not self._run(AGREED_WITHIN_S, self._replicas.settled):
+            why = self._replicas.unsettled()
+            self._violated(f"liveness: replicas do not agree within {AGREED_WITHIN_S} s: {why}")
 
     def _run(self, seconds: float, done: Callable[[], bool] = lambda: False) -> bool:
         return self._world.run(seconds, done)
@@ -290,6 +296,7 @@ class _Run:
                 # No verdict is no all-clear.
                 result.violations.extend(f"undecided: {what}" for what in workload.undecided)
         result.violations.extend(self._raft.check())
+        result.violations.extend(self._replicas.check())
         # Once each: a server that cannot start tries again and again.
         errors = list(dict.fromkeys(world.errors))[:MAX_ERRORS]
         result.violations.extend(f"internal error: {error}" for error in errors)
@@ -302,6 +309,9 @@ class _Run:
             "pauses": sum(host.counts.pauses for host in hosts),
             "disk failures": sum(host.counts.disk_failures for host in hosts),
             "elections": self._raft.elections,
+            "takeovers": self._replicas.takeovers,
+            "rejoins": self._replicas.rejoins,
+            "checkpoints fetched": self._replicas.fetched,
             "simulated s": round(world.timeline.now_s, 3),
             "events": world.timeline.count,
         }

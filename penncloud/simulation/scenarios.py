@@ -22,6 +22,29 @@ from penncloud.simulation.visitors import Visitors
 
 _USERS: Final = (Registers, Counters, Bank, Appends, Watched, Flags)
 
+_REPLICAS: Final = (
+    ambush.takeovers,
+    ambush.rejoins,
+    ambush.checkpoints,
+    faults.storage_kills,
+    faults.storage_pauses,
+    faults.storage_cuts,
+    faults.storage_resets,
+    faults.rolling_kills,
+    faults.blackouts,
+    faults.wipes,
+    faults.power_cuts_in_writes,
+    faults.power_cuts_while_slow,
+    faults.restarts,
+    faults.slow_links,
+    faults.narrow_links,
+    faults.losses,
+    faults.slow_disks,
+    faults.failing_syncs,
+    faults.full_disks,
+    faults.wall_jumps,
+)
+
 _SCENARIOS: Final[tuple[Scenario, ...]] = (
     ClusterScenario(
         "storage",
@@ -121,6 +144,19 @@ _SCENARIOS: Final[tuple[Scenario, ...]] = (
         "the same cluster; connections break while answers are under way",
         (Appends, Counters),
         (faults.storage_resets, faults.storage_resets, faults.losses, faults.slow_links),
+    ),
+    ClusterScenario(
+        "replicas",
+        "one coordinator, three storage servers; all troubles are theirs, and strike where it hurts",
+        (Registers, Counters, Bank, Appends, Watched),
+        _REPLICAS,
+    ),
+    ClusterScenario(
+        "moves",
+        "three coordinators, five storage servers; the same, and coordinators are lost",
+        (Registers, Counters, Bank, Appends, Watched),
+        (*_REPLICAS, faults.coordinator_kills, faults.majority_losses, faults.cuts),
+        Settings(coordinators=3, storages=5),
     ),
     ClusterScenario(
         "services",

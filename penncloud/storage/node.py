@@ -124,6 +124,16 @@ class StorageNode:
         """The TCP port that is listened on, once started."""
         return port_of(self._listening)
 
+    @property
+    def replicas(self) -> Replicas:
+        """The replicas of this server, for whoever judges them."""
+        return self._replicas
+
+    @property
+    def engine(self) -> Engine:
+        """What holds their cells, for whoever judges them."""
+        return self._engine
+
     def trouble(self) -> str:
         """Why it cannot do its work just now; "" if it can."""
         return "it does not run" if self._registration is None else self._registration.trouble()

@@ -50,7 +50,7 @@ TABLE: Final[Mapping[tuple[str, str], Seen | Shown]] = {
     ("storage", "read-committed"): Seen("hot", "registers"),
     ("storage", "decide-on-prepared"): Seen("disks", ""),
     ("storage", "failed-after-what-it-saw"): Seen("hot", "registers"),
-    ("storage", "blank-is-no-member"): Shown(_MACHINES + "blank_is_no_member"),
+    ("storage", "blank-is-no-member"): Seen("replicas", ""),
     ("coordinator", "decide-when-durable"): Seen("elections", ""),
     ("coordinator", "vote-not-persisted"): Seen("elections", ""),
     ("coordinator", "send-before-persist"): Seen("elections", ""),

@@ -61,6 +61,22 @@ class SeedTests(RunCase):
         """Programs and machines die, networks and disks fail."""
         self.clean("storage", range(3, 8))
 
+    def test_replicas(self) -> None:
+        """Storage servers die where it hurts most: others take over, and who comes back joins again."""
+        takeovers = rejoins = 0.0
+        for seed in (1, 7, 16, 17):
+            result = self.play("replicas", seed)
+            self.assertEqual(result.violations, [], f"replicas {seed}")
+            takeovers += result.counts["takeovers"]
+            rejoins += result.counts["rejoins"]
+            self.assertGreater(result.counts["answered during trouble"], 0)
+        self.assertGreater(takeovers, 3)
+        self.assertGreater(rejoins, 3)
+
+    def test_moves(self) -> None:
+        """Five storage servers, and the coordinators are lost as well."""
+        self.clean("moves", range(1, 3))
+
     def test_network(self) -> None:
         """Only the network fails."""
         self.clean("network", range(3))

@@ -1,0 +1,251 @@
+"""What the replicas of all tablets promise each other, looked at after every turn of every storage server.
+
+The oracle sees what nobody in the cluster can: who is primary in which configuration, and what each replica
+has committed. It checks, of replication.md,
+
+    I1  what any replica commits, the primary committed first, and every member had it on its disk then;
+        after a crash every one of those members still has it
+    I2  a primary is a member of its configuration
+    I3  one configuration has one primary
+    I4  all commit the same entry at the same version
+
+and in the end that all members of a tablet hold the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from penncloud.lsm.errors import TabletDamaged
+from penncloud.replication.primary import Primary
+from penncloud.simulation.host import Host
+from penncloud.simulation.process import Process
+from penncloud.storage.member import Member
+from penncloud.storage.node import StorageNode
+
+# How many of a tablet's last entries are looked for on a disk that comes back.
+_LOOKED_FOR: Final = 200
+
+
+def members_of(host: Host) -> dict[int, Member]:
+    """The replicas that run on a host, by tablet."""
+    return host.node.replicas.members if isinstance(host.node, StorageNode) else {}
+
+
+@frozen
+class _Committed:
+    """An entry, and on whose disks it had to be when it was committed."""
+
+    entry: Any
+    members: tuple[str, ...]
+
+
+@define
+class _Seen:
+    """What was last seen of one replica in one process."""
+
+    replica: Any
+    committed: int
+    role: str = ""
+    cfg: int = 0
+    installing: bool = False
+
+
+@define(eq=False)
+class ReplicaOracle:
+    """`hosts` are the storage servers', `factor` how many members a tablet has in the end."""
+
+    hosts: Sequence[Host]
+    factor: int
+    violations: list[str] = field(factory=list)
+    takeovers: int = 0
+    rejoins: int = 0
+    # Checkpoints that were fetched from another server.
+    fetched: int = 0
+    _by_name: dict[str, Host] = field(factory=dict)
+    _chosen: dict[int, list[_Committed]] = field(factory=dict)
+    _primaries: dict[tuple[int, int], str] = field(factory=dict)
+    _last: dict[int, str] = field(factory=dict)
+    _seen: dict[tuple[str, int], _Seen] = field(factory=dict)
+    # Since when a host's disk holds nothing that was committed before, by tablet: the version.
+    _lost_before: dict[tuple[str, int], int] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self._by_name = {host.name: host for host in self.hosts}
+
+    def observe(self, process: Process) -> None:
+        """A process has done something."""
+        host = process.host
+        if host.name not in self._by_name or process.dead:
+            return
+        for tablet, member in members_of(host).items():
+            replica = member.replica
+            seen = self._seen.get((host.name, tablet))
+            if seen is None or seen.replica is not replica:
+                seen = self._seen[host.name, tablet] = _Seen(replica, replica.committed)
+                self._begins(host.name, tablet, member)
+            config = replica.config
+            cfg = config.cfg if config is not None else 0
+            role = replica.role
+            if (role, cfg) != (seen.role, seen.cfg):
+                self._plays(host.name, tablet, member, seen.role)
+                seen.role, seen.cfg = role, cfg
+            if replica.state.installing != seen.installing:
+                seen.installing = replica.state.installing
+                self.fetched += not seen.installing
+            if replica.committed != seen.committed:
+                self._commits(host.name, tablet, member, seen.committed)
+                seen.committed = replica.committed
+
+    # -- as things happen ------------------------------------------------------------------------
+
+    def _begins(self, name: str, tablet: int, member: Member) -> None:
+        """After a crash: what this disk had to have is still there."""
+        chosen = self._chosen.get(tablet, [])
+        if member.blank:
+            # Nobody counts it; what it had is gone, and known to be.
+            self._lost_before[name, tablet] = len(chosen)
+            return
+        lost = self._lost_before.get((name, tablet), 0)
+        for known in chosen[max(lost, len(chosen) - _LOOKED_FOR) :]:
+            if name in known.members and not _has(member, known.entry):
+                self._violated(f"I1: {name} has lost {_shown(known.entry)} of tablet {tablet}")
+                return
+
+    def _plays(self, name: str, tablet: int, member: Member, before: str) -> None:
+        config, role, part = member.replica.config, member.replica.role, member.replica.part
+        if before == "learner" and role in ("secondary", "primary"):
+            self.rejoins += 1
+        if not isinstance(part, Primary) or config is None:
+            return
+        if name not in config.members:
+            self._violated(f"I2: {name} is no member of {config} and its primary")
+        known = self._primaries.setdefault((tablet, part.config.cfg), name)
+        if known != name:
+            self._violated(f"I3: {known} and {name} are primary of tablet {tablet}, {config}")
+        if self._last.setdefault(tablet, name) != name:
+            self._last[tablet] = name
+            self.takeovers += 1
+
+    def _commits(self, name: str, tablet: int, member: Member, before: int) -> None:
+        replica = member.replica
+        chosen = self._chosen.setdefault(tablet, [])
+        log = replica.state.log
+        first = max(before, log.base_version) + 1
+        for entry in log.slice(first, replica.committed + 1):
+            if entry.version <= len(chosen):
+                known = chosen[entry.version - 1].entry
+                if known is not entry and known != entry:
+                    self._violated(f"I4: {name} commits {_shown(entry)}, others {_shown(known)}")
+                continue
+            if entry.version != len(chosen) + 1:
+                self._violated(f"I4: {name} commits {_shown(entry)} behind {len(chosen)}")
+                return
+            if replica.role not in ("primary", "taking over"):
+                self._violated(f"I1: {name} commits {_shown(entry)} before the primary")
+            config = replica.config
+            members = tuple(config.members) if config is not None else ()
+            chosen.append(_Committed(entry, members))
+            for other in members:
+                self._had(other, tablet, entry)
+
+    def _had(self, name: str, tablet: int, entry: Any) -> None:
+        """At the moment of a commit: a member that runs has the entry on its disk."""
+        host = self._by_name.get(name)
+        member = members_of(host).get(tablet) if host is not None else None
+        if member is None:
+            return
+        log = member.replica.state.log
+        if member.blank or log.stable < entry.version or not _has(member, entry):
+            self._violated(f"I1: {_shown(entry)} of tablet {tablet} is not on the disk of {name}")
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def settled(self) -> bool:
+        """Whether every tablet has a serving primary, and all its members have the same."""
+        found = self._groups()
+        return bool(found) and all(self._agree(group) for group in found.values())
+
+    def unsettled(self) -> str:
+        """What is missing for that, in words."""
+        return "; ".join(
+            f"tablet {tablet}: " + ", ".join(_state(*each) for each in group)
+            for tablet, group in self._groups().items()
+            if not self._agree(group)
+        )
+
+    def check(self) -> list[str]:
+        """What was wrong; at the end of a run, once everything has `settled`."""
+        for tablet, group in self._groups().items():
+            if not self._agree(group):
+                continue
+            contents = {name: self._content(name, tablet, member) for name, member in group}
+            expected = next(iter(contents.values()), None)
+            different = sorted(name for name, content in contents.items() if content != expected)
+            if different:
+                self._violated(
+                    f"agreement: tablet {tablet} is not the same on {', '.join(sorted(contents))}"
+                )
+        return self.violations
+
+    def _content(self, name: str, tablet: int, member: Member) -> Any:
+        """The cells, and what is remembered of requests; None where the disk does not give it."""
+        node = self._by_name[name].node
+        assert isinstance(node, StorageNode)
+        try:
+            return member.tablet.encode(), list(node.engine.scan_tablet(tablet))
+        except TabletDamaged:
+            return None
+
+    def _groups(self) -> dict[int, list[tuple[str, Member]]]:
+        """By tablet: the members by the latest configuration that anybody knows."""
+        latest: dict[int, Any] = {}
+        for host in self.hosts:
+            for tablet, member in members_of(host).items():
+                config = member.replica.config
+                if config is not None and config.cfg > getattr(latest.get(tablet), "cfg", 0):
+                    latest[tablet] = config
+        groups: dict[int, list[tuple[str, Member]]] = {}
+        for tablet, config in sorted(latest.items()):
+            groups[tablet] = []
+            for name in config.members:
+                found = self._by_name.get(name)
+                running = members_of(found).get(tablet) if found is not None else None
+                if running is not None:
+                    groups[tablet].append((name, running))
+        return groups
+
+    def _agree(self, group: list[tuple[str, Member]]) -> bool:
+        if len(group) != self.factor or any(member.blank for _, member in group):
+            return False
+        replicas = [member.replica for _, member in group]
+        applied = {member.tablet.committed for _, member in group}
+        config = max((r.config for r in replicas if r.config is not None), key=lambda c: c.cfg)
+        ends = {replica.committed for replica in replicas}
+        ends |= {replica.prepared for replica in replicas}
+        return (
+            len(config.members) == self.factor
+            and len(applied | ends) == 1
+            and any(replica.role == "primary" for replica in replicas)
+        )
+
+    def _violated(self, what: str) -> None:
+        if what not in self.violations and len(self.violations) < 10:
+            self.violations.append(what)
+
+
+def _has(member: Member, entry: Any) -> bool:
+    return bool(member.replica.state.log.matches(entry.version, entry.entry_cfg))
+
+
+def _state(name: str, member: Member) -> str:
+    replica = member.replica
+    blank = " blank" if member.blank else ""
+    return f"{name}{blank} {replica.role} {replica.committed}/{replica.prepared} {replica.config}"
+
+
+def _shown(entry: Any) -> str:
+    return f"entry {entry.version} of cfg {entry.entry_cfg}"
