@@ -24,6 +24,7 @@ from twisted.logger import globalLogBeginner
 
 from penncloud.cli._exits import DONE, FAILED
 from penncloud.platform.errors import ConfigurationError
+from penncloud.platform.parent import end_with
 
 # Every server is imported by the simulation, which the other commands should not have to wait for.
 if TYPE_CHECKING:
@@ -85,6 +86,12 @@ def _quiet() -> None:
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
 
 
+def _begin_worker(parent: int) -> None:
+    # Whoever kills the command means its workers too.
+    end_with(parent)
+    _quiet()
+
+
 def _play(scenario: str, seed: int, rule: str, limits: Limits) -> Result:
     result = _scenarios()[scenario].play(seed, rule.__eq__, limits)
     gc.collect()
@@ -133,7 +140,7 @@ class _Sweep:
         limits = Limits(arguments.faults, arguments.until)
         tasks = self._tasks()
         context = get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, _quiet) as pool:
+        with ProcessPoolExecutor(jobs, context, _begin_worker, (os.getpid(),)) as pool:
             running: set[Future[Any]] = set()
             while True:
                 while len(running) < 2 * jobs and (task := next(tasks, None)) is not None:

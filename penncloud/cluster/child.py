@@ -9,9 +9,7 @@ Ctrl-C reaches the agent alone, which stops all in order), and its log is rotate
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,25 +22,11 @@ from twisted.scripts._twistd_unix import ServerOptions
 from twisted.scripts.twistd import runApp
 
 from penncloud.platform.json_log import JsonLog
+from penncloud.platform.parent import end_with
 
 # A log is one file of at most so many bytes, and so many older ones.
 LOG_BYTES: Final = 8 * 1024 * 1024
 LOG_FILES: Final = 4
-
-# prctl(2): the signal that a process gets when the thread that forked it has ended.
-_PR_SET_PDEATHSIG: Final = 1
-
-
-def end_with(parent: int) -> None:
-    """Let the kernel send SIGTERM to this process when its parent has ended, however it ended.
-
-    Exits at once when the parent has ended already, before the kernel was asked.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:
-        raise SystemExit("the agent has ended")
 
 
 def bounded_log(path: str, log_format: str) -> ILogObserver:
