@@ -82,6 +82,8 @@ class Host:
         self._build = build
         self._full_bytes = capacity_bytes
         self._quality = quality or DiskQuality()
+        # The process that was told to end in order: told again, it goes on ending.
+        self._stopping: Process | None = None
         # The start that is due, if one is.
         self._due: Event | None = None
         # What was killed is kept: were it collected, its `finally` blocks would run at some time.
@@ -175,8 +177,9 @@ class Host:
     def restart(self) -> None:
         """Stop the program in order and start it again."""
         process, node = self.process, self.node
-        if process is None or node is None or process.paused:
+        if process is None or node is None or process.paused or process is self._stopping:
             return
+        self._stopping = process
         self.world.trace.fact(self.name, "stops in order")
         process.execute(self._stop, process, node)
         self.world.timeline.after(STOP_WITHIN_S, self._stopped, process)

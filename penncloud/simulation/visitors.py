@@ -20,6 +20,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web._newclient import RequestNotSent, RequestTransmissionFailed
 from twisted.web.client import Agent, ResponseDone, ResponseFailed
@@ -348,7 +349,21 @@ class Visitors(Workload):
                 again = _Person(known.name, Browser(user))
                 await settled("log in", self._log_in(again, SETTLE_S))
         await self._read_chat(person)
+        # What a frontend had accepted when it died is delivered by the mail server when the lease of the
+        # submission has run out.
+        until_s = clock.seconds() + SETTLE_S
         await self._read_mail(user, person.name)
+        while self._undelivered() and clock.seconds() < until_s:
+            await deferLater(clock, 1.0)
+            await self._read_mail(user, person.name)
+
+    def _undelivered(self) -> bool:
+        """Whether mail that was accepted is not there (yet)."""
+        return any(
+            operation.outcome is Outcome.DONE and operation.arguments[0] not in self._found.subjects
+            for operation in self.history.operations
+            if operation.key == "mail"
+        )
 
     async def _read_chat(self, person: _Person) -> None:
         before = ""
@@ -369,6 +384,7 @@ class Visitors(Workload):
         post = PostOffice(
             table, bodies, environment, Accounts(table, environment), Cluster().domain
         )
+        self._found.subjects.clear()
         for name in [own, *(person.name for person in self._people.values())]:
             before, more = "", True
             while more:
