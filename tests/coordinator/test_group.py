@@ -191,11 +191,13 @@ class GroupTests(TestCase):
         self._server("storage", 1)
         self._server("storage", 2)
 
-        def all_taken() -> bool:
+        def all_served() -> bool:
             tablets = self.nodes[1].decisions.machine.state.tablets.values()
-            return len(tablets) == 4 and all(tablet.taken for tablet in tablets)
+            return len(tablets) == 4 and all(
+                tablet.primary and len(tablet.taken) == len(tablet.members) for tablet in tablets
+            )
 
-        await self._until(all_taken)
+        await self._until(all_served)
         await self._agreed()
         before = self.nodes[1].decisions.machine.state
         for number in (1, 2, 3):
