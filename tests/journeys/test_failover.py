@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 
 from playwright.sync_api import Page, expect
 
 from tests.journeys.journey import Journey
+from tests.waiting import wait_until
 
 # What a browser says of a frontend that is not there.
 _AWAY = (
@@ -19,6 +19,10 @@ _AWAY = (
 )
 
 
+# Seconds until a server that was started is shown as live.
+_BACK_S = 60
+
+
 class FailoverJourney(Journey):
     """The second frontend is stopped while somebody is on it."""
 
@@ -28,8 +32,9 @@ class FailoverJourney(Journey):
 
     def start(self) -> None:
         self.cluster.penncloud("node", "start", "http-2")
-        while self.cluster.state("http-2") != "live":
-            time.sleep(0.1)
+        wait_until(
+            lambda: self.cluster.state("http-2") == "live", "http-2 does not come back", _BACK_S
+        )
 
     def comes_to(self, page: Page, path: str) -> None:
         """The page is that of the other frontend, in the time that people are promised and some patience."""

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import twisted
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 _SYSTEMD = "/lib/systemd/systemd"
@@ -133,13 +134,11 @@ class SystemdMachine:
         raise AssertionError(f"the machine does not boot: {said}")
 
     def _wait_until_up(self) -> None:
-        deadline = time.monotonic() + _BOOT_S
-        while self.run("systemctl", "is-system-running", expect=None).stdout.strip() not in (
-            "running",
-            "degraded",
-        ):
-            assert time.monotonic() < deadline, "systemd does not come up"
-            time.sleep(0.1)
+        def up() -> bool:
+            said = self.run("systemctl", "is-system-running", expect=None).stdout.strip()
+            return said in ("running", "degraded")
+
+        wait_until(up, "systemd does not come up", _BOOT_S)
 
     def run(
         self, *command: str, expect: int | None = 0, timeout_s: float = 90

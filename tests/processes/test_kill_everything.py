@@ -15,7 +15,6 @@ import smtplib
 import tempfile
 import textwrap
 import threading
-import time
 from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
@@ -26,6 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.journeys.stage import VisitedCluster
 from tests.processes.member import Member, Unanswered
+from tests.waiting import wait_until
 
 PASSWORD: Final = "correct horse battery"
 # Promises of each kind before the kill.
@@ -119,12 +119,13 @@ class KillEverythingTests(SynchronousTestCase):
         enough = [len(client.promised) + _ENOUGH for client in clients]
         for client in clients:
             client.start()
-        self.wait_until(
+        wait_until(
             lambda: all(
                 len(client.promised) >= wanted
                 for client, wanted in zip(clients, enough, strict=True)
             ),
             lambda: f"promises: {[(len(c.promised), c.refused[-3:]) for c in clients]}",
+            _PATIENCE_S,
         )
         return clients
 
@@ -167,13 +168,6 @@ class KillEverythingTests(SynchronousTestCase):
         board = self.chatter.board()
         for text in said:
             self.assertEqual(board.count(text), 1, text)
-
-    def wait_until(self, condition: Callable[[], bool], what: Callable[[], str]) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(what())
-            time.sleep(0.02)
 
 
 def _digest(data: bytes) -> str:

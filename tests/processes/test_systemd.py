@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import time
 from collections.abc import Callable
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -13,6 +12,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from penncloud.cluster.configuration import to_toml
 from tests.processes.cluster import RunningCluster, free_block
 from tests.processes.systemd_machine import SystemdMachine, why_not
+from tests.waiting import wait_until
 
 ROLES = ("coordinator", "storage", "http", "smtp", "lb")
 CONFIGURATION = "/etc/penncloud/penncloud.toml"
@@ -28,10 +28,7 @@ class SystemdTests(SynchronousTestCase):
         self.addCleanup(self.machine.destroy)
 
     def eventually(self, is_so: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
-        while not is_so():
-            self.assertLess(time.monotonic(), deadline, what)
-            time.sleep(0.1)
+        wait_until(is_so, what, _PATIENCE_S)
 
     def configuration(self) -> dict[str, dict[str, object]]:
         first = free_block(16)

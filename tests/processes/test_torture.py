@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +12,7 @@ from twisted.trial.unittest import TestCase
 
 from penncloud.torture.faults import NEMESES
 from tests.processes.cluster import program_environment
+from tests.waiting import wait_until
 
 _PATIENCE_S = 240
 
@@ -59,10 +59,11 @@ class TortureTests(TestCase):
         return process
 
     def _assert_nothing_remains(self, pid: int) -> None:
-        deadline = time.monotonic() + 20
-        while (left := _processes_in(self.directory)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        self.assertEqual(left, [])
+        wait_until(
+            lambda: not _processes_in(self.directory),
+            lambda: f"these are left: {_processes_in(self.directory)}",
+            20,
+        )
         self.assertNotIn(str(self.directory), Path("/proc/mounts").read_text())
         namespaces = Path("/run/netns")
         names = [path.name for path in namespaces.iterdir()] if namespaces.exists() else []

@@ -1,0 +1,19 @@
+"""Waiting for what other processes do: the one place where tests look again and again, with a bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+_LOOK_S = 0.05
+
+
+def wait_until(
+    condition: Callable[[], bool], what: str | Callable[[], str], within_s: float
+) -> None:
+    """Return once `condition()`; AssertionError, saying `what` is missing, when it takes too long."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            raise AssertionError(what if isinstance(what, str) else what())
+        time.sleep(_LOOK_S)
