@@ -22,11 +22,11 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 from penncloud.cli._exits import DONE, FAILED
 from penncloud.cli._reactor import run_command
 from penncloud.cluster.layout import Layout
-from penncloud.cluster.supervisor import Supervised
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.lockfile import DirectoryLock
 from penncloud.platform.parent import end_with
+from penncloud.platform.supervisor import Supervised
 from penncloud.platform.tls import Credentials
 from penncloud.torture.bed import Bed, Size
 from penncloud.torture.crew import MemberLost

@@ -22,12 +22,12 @@ from penncloud.cluster.cluster_file import ClusterFile
 from penncloud.cluster.growth import Growth
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.ports import is_free
-from penncloud.cluster.supervisor import Launch, Pace, Supervised
 from penncloud.cluster.topology import Server, Topology, in_stop_order
 from penncloud.platform.config import Agent, Cluster
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import listen_internal
+from penncloud.platform.supervisor import Launch, Pace, Supervised
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.errors import Refusal

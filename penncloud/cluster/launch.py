@@ -32,12 +32,12 @@ from penncloud.cluster.configuration import (
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.readiness import listens, serves_login
 from penncloud.cluster.spawn import role_launch
-from penncloud.cluster.supervisor import Supervised
 from penncloud.cluster.topology import IsFree, Server, Topology, Wanted, plan
 from penncloud.platform.config import Agent, Cluster, read_file, section
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError, DirectoryLocked, PennCloudError
 from penncloud.platform.lockfile import DirectoryLock
+from penncloud.platform.supervisor import Supervised
 from penncloud.rpc.endpoints import address_text
 
 # A server that dies so often before it ever listened will not do better.

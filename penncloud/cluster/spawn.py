@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 
 import penncloud
 from penncloud.cluster.layout import Layout
-from penncloud.cluster.supervisor import Ended, Launch, Running
 from penncloud.cluster.topology import Server
+from penncloud.platform.supervisor import Ended, Launch, Running
 
 CHILD_MODULE: Final = "penncloud.cluster.child"
 # What is kept of a process's stdout and stderr, to say why it ended.

@@ -22,10 +22,10 @@ from penncloud.cluster.configuration import to_toml
 from penncloud.cluster.layout import Layout, replace_file
 from penncloud.cluster.ports import is_free
 from penncloud.cluster.spawn import CHILD_MODULE, role_launch
-from penncloud.cluster.supervisor import Launch, Pace, Supervised
 from penncloud.cluster.topology import Server
 from penncloud.platform import config
 from penncloud.platform.errors import ConfigurationError
+from penncloud.platform.supervisor import Launch, Pace, Supervised
 from penncloud.torture import skewed
 from penncloud.torture.disks import SmallDisks, unmount
 from penncloud.torture.lan import Lan, Loopback

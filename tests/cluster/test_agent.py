@@ -20,14 +20,14 @@ from penncloud.cluster.agent import AgentNode
 from penncloud.cluster.configuration import recall
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.ports import is_free
-from penncloud.cluster.supervisor import Ended, Supervised
 from penncloud.cluster.topology import Server, Topology
 from penncloud.platform.config import Agent, Cluster
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.process import real_environment
+from penncloud.platform.supervisor import Ended, Supervised
 from penncloud.platform.threads import BoundedPool
 from penncloud.rpc.errors import Refusal, RpcError
-from tests.cluster.fake_process import FakeLauncher
+from tests.platform.fake_process import FakeLauncher
 from tests.processes.cluster import free_block
 
 

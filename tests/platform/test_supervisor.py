@@ -1,4 +1,4 @@
-"""Twin of `penncloud.cluster.supervisor`."""
+"""Twin of `penncloud.platform.supervisor`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from penncloud.cluster.supervisor import Ended, Pace, State, Supervised
-from tests.cluster.fake_process import FakeLauncher
+from penncloud.platform.supervisor import Ended, Pace, State, Supervised
+from tests.platform.fake_process import FakeLauncher
 
 PACE = Pace(restart_first_s=1.0, restart_longest_s=10.0, steady_s=60.0, stop_wait_s=5.0)
 CRASH = Ended(1, None, "first line\nport taken\n")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from attrs import define, field
 
-from penncloud.cluster.supervisor import Ended
+from penncloud.platform.supervisor import Ended
 
 
 @define
