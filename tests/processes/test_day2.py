@@ -24,7 +24,7 @@ LOUD = [
     "--set=storage.log_slower_ms=0",
     "--set=http.log_slower_ms=0",
 ]
-_PATIENCE_S = 30
+_PATIENCE_S = 60
 
 
 def get(url: str, context: ssl.SSLContext | None = None) -> tuple[int, bytes]:
@@ -46,7 +46,7 @@ class Day2Tests(SynchronousTestCase):
         for listener in cluster.document.listeners:
             site = f"https://127.0.0.1:{listener.metrics_port}"
             self.assertEqual(get(f"{site}/healthz", tls), (200, b"ok\n"), listener.id)
-            self.assertEqual(get(f"{site}/readyz", tls), (200, b"ready\n"), listener.id)
+            self.wait_for_ready(f"{site}/readyz", tls, listener.id)
             self.check_metrics(listener.id, get(f"{site}/metrics", tls)[1])
         self.check_request_id(cluster)
         self.check_doctor(cluster)
@@ -55,6 +55,11 @@ class Day2Tests(SynchronousTestCase):
         readyz = f"https://127.0.0.1:{balancer.metrics_port}/readyz"
         why = "a balancer without frontends is not ready"
         wait_until(lambda: get(readyz, tls)[0] == 503, why, _PATIENCE_S)
+
+    def wait_for_ready(self, readyz: str, tls: ssl.SSLContext, node_id: str) -> None:
+        """A frontend that serves may still be making sure that there is a first account."""
+        ready = (200, b"ready\n")
+        wait_until(lambda: get(readyz, tls) == ready, f"{node_id} is not ready", _PATIENCE_S)
 
     def check_doctor(self, cluster: RunningCluster) -> None:
         """The doctor sees every server's clock and version, and this host's disk; what is bad, fails."""
