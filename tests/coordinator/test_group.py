@@ -27,7 +27,7 @@ reactor: Any = real_reactor
 
 
 class GroupTests(TestCase):
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> None:
         self.first_port = free_block(6)

@@ -80,7 +80,7 @@ class _Server:
 
 
 class NodeTests(TestCase):
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]
         return Deferred.fromCoroutine(self._set_up())

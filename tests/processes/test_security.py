@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.certificates import TestAuthority
 from tests.processes.cluster import RunningCluster
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 
 class SecurityTests(SynchronousTestCase):

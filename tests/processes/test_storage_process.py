@@ -80,7 +80,7 @@ def appends() -> dict[RequestId, Request]:
 class StorageProcessTests(TestCase):
     """A coordinator and one storage server."""
 
-    timeout = 90
+    timeout = 300
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 from urllib.request import urlopen
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -57,16 +58,28 @@ class UpTests(SynchronousTestCase):
 
     def check_status(self, cluster: RunningCluster) -> None:
         """Every server is live with the pid that cluster.json has, every tablet is served."""
+        self.until("all are live and serve", lambda: self.is_whole(cluster))
         status = json.loads(cluster.penncloud("status", "--json").stdout)
         listeners = {entry.id: entry for entry in cluster.document.listeners}
         for node in status["nodes"]:
-            self.assertEqual(node["state"], "live", node)
             if node["role"] != "agent":
                 entry = listeners.pop(node["id"])
                 self.assertEqual((node["port"], node["pid"]), (entry.port, entry.pid))
         self.assertEqual(listeners, {})
-        self.assertEqual({tablet["state"] for tablet in status["tablets"]}, {"ok"})
-        self.assertGreater(len({tablet["primary"] for tablet in status["tablets"]}), 1)
+        self.until(
+            "primaries are spread", lambda: len({t["primary"] for t in self.tablets(cluster)}) > 1
+        )
+
+    def is_whole(self, cluster: RunningCluster) -> bool:
+        status = json.loads(cluster.penncloud("status", "--json").stdout)
+        states = {node["state"] for node in status["nodes"]}
+        return states == {"live"} and {t["state"] for t in status["tablets"]} == {"ok"}
+
+    def tablets(self, cluster: RunningCluster) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(cluster.penncloud("status", "--json").stdout)[
+            "tablets"
+        ]
+        return found
 
     def check_exit_codes(self, cluster: RunningCluster) -> None:
         """The store's commands end with the codes that scripts rely on."""

@@ -32,7 +32,7 @@ TIMEOUT_S = 20.0
 class SocketTests(TestCase):
     """A blocking client in a thread, as a script would be one."""
 
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> Any:
         return Deferred.fromCoroutine(self.begin())

@@ -26,7 +26,7 @@ SERVERS = 3
 class StoredTableContract(TableContract):
     """See TableContract."""
 
-    timeout = 60
+    timeout = 120
 
     def make_table(self) -> Table:
         self.directory = Path(self.mktemp())

@@ -58,7 +58,7 @@ def _quiet(kind: type[Protocol]) -> Any:
 
 
 class EntranceTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     async def setUp(self) -> None:  # type: ignore[override]
         self.ca = TestAuthority(self.mktemp())
