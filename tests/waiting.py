@@ -9,11 +9,17 @@ _LOOK_S = 0.05
 
 
 def wait_until(
-    condition: Callable[[], bool], what: str | Callable[[], str], within_s: float
+    condition: Callable[[], bool],
+    what: str | Callable[[], str],
+    within_s: float,
+    look_s: float = _LOOK_S,
 ) -> None:
-    """Return once `condition()`; AssertionError, saying `what` is missing, when it takes too long."""
+    """Return once `condition()`; AssertionError, saying `what` is missing, when it takes too long.
+
+    `look_s`: the pause between two looks, longer for what is dear to ask.
+    """
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() >= deadline:
             raise AssertionError(what if isinstance(what, str) else what())
-        time.sleep(_LOOK_S)
+        time.sleep(look_s)

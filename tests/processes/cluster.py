@@ -146,9 +146,11 @@ class RunningCluster:
         stdin: bytes = b"",
         expect: int | None = 0,
         timeout_s: float = 60,
+        inside: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[bytes]:
+        """`penncloud ARGUMENTS`; `inside` is a command that becomes the one that follows it."""
         done = subprocess.run(
-            [sys.executable, "-m", "penncloud.cli", *arguments],
+            [*inside, sys.executable, "-m", "penncloud.cli", *arguments],
             input=stdin,
             capture_output=True,
             timeout=timeout_s,

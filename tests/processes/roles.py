@@ -18,11 +18,17 @@ PATIENCE_S = 60
 _TWISTD = "from twisted.scripts.twistd import run; run()"
 
 
-def start(role: str, options: Sequence[str], directory: Path) -> subprocess.Popen[bytes]:
-    """Start a role in the foreground in `directory`; its log goes to a file there."""
+def start(
+    role: str, options: Sequence[str], directory: Path, inside: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a role in the foreground in `directory`; its log goes to a file there.
+
+    `inside` is a command that becomes the one that follows it in its arguments.
+    """
+    twistd = [sys.executable, "-c", _TWISTD, "-n", "--pidfile="]
     with (directory / f"{role}.out").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", _TWISTD, "-n", "--pidfile=", f"penncloud-{role}", *options],
+            [*inside, *twistd, f"penncloud-{role}", *options],
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=log,
