@@ -63,6 +63,11 @@ class Locator:
         """What the map said did not hold (a server moved, died, or is not there)."""
         self._stale = True
 
+    def report_old(self, age_s: float) -> None:
+        """The map may be wrong, if it was asked for longer than `age_s` ago."""
+        if self._reactor.seconds() - self._asked_at > age_s:
+            self._stale = True
+
     def use_coordinators(self, addresses: Sequence[str]) -> None:
         """Ask those at these addresses (host:port) besides the configured ones, and no others."""
         wanted = list(dict.fromkeys([*self._configured, *addresses]))

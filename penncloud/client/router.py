@@ -3,7 +3,9 @@
 Theory of operation
     Every call goes to the server that the tablet map names. `-MOVED`, a broken connection or a tablet
     without a primary make the map be asked for again; `-BUSY`, `-UNKNOWN` and silence are waited out
-    with growing pauses. A mutation keeps one request id (`lanes`) through all its attempts, so that it
+    with growing pauses. A server that is silent may be one that nobody reaches any more: meanwhile the
+    coordinators are asked, and once they name another primary the attempt is given up, long before the
+    connection is. A mutation keeps one request id (`lanes`) through all its attempts, so that it
     is executed once. At the deadline the caller gets `Unavailable`: for a mutation the outcome is then
     unknown, and only the same request id could tell, which is gone; services that need to know read.
 """
@@ -13,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from penncloud.client.connection import Disconnected, Overloaded, Peer
 from penncloud.client.lanes import Lanes, TooManyMutations
@@ -73,6 +76,8 @@ DEFAULT_DEADLINE_S = 15.0
 # Pauses between attempts: doubled from the first to the last, and jittered downwards by up to half.
 FIRST_PAUSE_S = 0.01
 LAST_PAUSE_S = 0.5
+# An attempt without an answer for so long has the coordinators asked whether the tablet is elsewhere.
+DOUBT_S = 0.5
 # Connections to one server. Two, so that a large value does not hold up everything behind it.
 CONNECTIONS = 2
 
@@ -265,7 +270,16 @@ class RoutedTable:
         if tablet is None or not tablet.primary:
             self._locator.report_wrong()
             raise Unavailable("the tablet has no primary")
-        return await self._peer(tablet.primary).request(data)
+        asking = Deferred.fromCoroutine(self._peer(tablet.primary).request(data))
+        doubt = _Doubt(self._reactor, self._locator, find, tablet.primary, asking)
+        try:
+            return await asking
+        except CancelledError:
+            if doubt.elsewhere:
+                raise Disconnected(f"{tablet.primary} is silent, and primary no more") from None
+            raise
+        finally:
+            doubt.end()
 
     def _peer(self, address: str) -> Peer:
         peers = self._peers.get(address)
@@ -276,6 +290,52 @@ class RoutedTable:
             ]
             self._peers[address] = peers
         return min(peers, key=lambda peer: peer.load)
+
+
+class _Doubt:
+    """Gives an attempt up once the coordinators name another primary for its tablet."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        locator: Locator,
+        find: Callable[[], Awaitable[Tablet | None]],
+        address: str,
+        asking: Deferred[Reply],
+    ) -> None:
+        self.elsewhere = False
+        self._reactor = reactor
+        self._locator = locator
+        self._find = find
+        self._address = address
+        self._asking = asking
+        self._timer: Any = reactor.callLater(DOUBT_S, self._look)
+
+    def end(self) -> None:
+        """The attempt has ended."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        self._locator.report_old(DOUBT_S)
+        looking = Deferred.fromCoroutine(self._look_again())
+        looking.addErrback(lambda failure: self.log.failure("looking for a tablet", failure))
+
+    async def _look_again(self) -> None:
+        try:
+            tablet = await self._find()
+        except Unavailable:
+            tablet = None
+        if self._asking.called:
+            return
+        if tablet is not None and tablet.primary not in ("", self._address):
+            self.elsewhere = True
+            self._asking.cancel()
+        else:
+            self._timer = self._reactor.callLater(DOUBT_S, self._look)
 
 
 def _traced(data: bytes) -> bytes:

@@ -14,6 +14,8 @@ from attrs import frozen
 
 from penncloud.coordinator.commands import TabletRecord
 from penncloud.coordinator.node import CoordinatorNode
+from penncloud.raft.node import RaftNode
+from penncloud.replication.primary import Primary
 from penncloud.simulation.cluster import Cluster, Settings, mail_servers
 from penncloud.simulation.host import Host
 from penncloud.simulation.raft_oracle import raft_of
@@ -365,21 +367,54 @@ class PowerCutWhileSlow:
 def can_be_spared(cluster: Cluster, host: Host) -> bool:
     """Whether each of a server's tablets has another member that runs, is not blank, and stays one.
 
-    Of configurations the latest counts that any coordinator has applied; all of them have to run, as one
-    that is down may know of a later one.
+    Nothing may be under way that changes members: all coordinators run (one that is down may know of a
+    later configuration), one of them leads and has applied all of its log, some of it from its own term (a
+    coordinator that has just started has applied nothing yet), and the tablet's primary serves and has
+    proposed nothing.
     """
-    latest: dict[int, TabletRecord] = {}
-    for coordinator in cluster.coordinators:
-        node = coordinator.node
-        if not isinstance(node, CoordinatorNode):
-            return False
-        for tablet, record in node.decisions.machine.state.tablets.items():
-            if tablet not in latest or record.epoch > latest[tablet].epoch:
-                latest[tablet] = record
+    nodes = [coordinator.node for coordinator in cluster.coordinators]
+    if not all(isinstance(node, CoordinatorNode) for node in nodes):
+        return False
+    leaders = [c for c in cluster.coordinators if _has_applied_all(raft_of(c))]
+    if not leaders:
+        return False
+    leader = max(leaders, key=_term_of)
+    assert isinstance(leader.node, CoordinatorNode)
+    if _term_of(leader) < max(_term_of(coordinator) for coordinator in cluster.coordinators):
+        return False
+    tablets = leader.node.decisions.machine.state.tablets
     return all(
         host.name not in record.members
-        or any(name != host.name and _holds(cluster, name, tablet) for name in record.members)
-        for tablet, record in latest.items()
+        or (
+            _is_settled(cluster, record)
+            and any(name != host.name and _holds(cluster, name, tablet) for name in record.members)
+        )
+        for tablet, record in tablets.items()
+    )
+
+
+def _has_applied_all(raft: RaftNode | None) -> bool:
+    if raft is None or raft.role != "leader":
+        return False
+    log = raft.log
+    return log.applied == log.last_index and log.last_term == raft.term
+
+
+def _term_of(coordinator: Host) -> int:
+    raft = raft_of(coordinator)
+    return raft.term if raft is not None else 0
+
+
+def _is_settled(cluster: Cluster, record: TabletRecord) -> bool:
+    """Whether a tablet's primary serves in this very configuration, and has proposed no other."""
+    primary = cluster.world.hosts.get(record.primary)
+    member = members_of(primary).get(record.id) if primary is not None else None
+    part = member.replica.part if member is not None else None
+    return (
+        isinstance(part, Primary)
+        and part.serving
+        and part.config.cfg == record.epoch
+        and part.pending is None
     )
 
 

@@ -16,6 +16,9 @@ from penncloud.torture.messages import Seen, TabletSeen, WorkloadSeen, heard
 
 # Kinds of operations that change something: the longest time without one is what a takeover costs.
 _READS: Final = ("get",)
+# The longest gap is explained if it is at least this long, by so many faults at most.
+TOLD_GAP_S: Final = 1.0
+_MOST_FAULTS: Final = 4
 
 
 def read_reports(files: Iterable[str]) -> list[WorkloadSeen]:
@@ -59,6 +62,9 @@ class FaultSeen:
     from_s: float
     until_s: float
 
+    def __str__(self) -> str:
+        return f"{self.text} ({self.from_s:.1f} s to {self.until_s:.1f} s)"
+
 
 @define
 class Evidence:
@@ -70,8 +76,9 @@ class Evidence:
     counts: Counter[str] = field(factory=Counter)
     faults: list[FaultSeen] = field(factory=list)
     takeovers: list[float] = field(factory=list)
-    # The longest time in which no write at all was answered, and the longest that one waited for.
-    longest_gap_s: float = 0.0
+    # The longest time in which no write at all was answered (from, until), and the longest that one
+    # waited for.
+    longest_gap: tuple[float, float] = (0.0, 0.0)
     slowest_write_s: float = 0.0
     violations: list[str] = field(factory=list)
     notes: list[str] = field(factory=list)
@@ -101,8 +108,8 @@ class Evidence:
         for operation in operations:
             self._count(operation, faults)
         writes = [operation for operation in operations if _is_answered_write(operation)]
-        gap_s = longest_gap(writes, begun_s, begun_s + trouble_s)
-        self.longest_gap_s = max(self.longest_gap_s, gap_s)
+        gap = longest_gap(writes, begun_s, begun_s + trouble_s)
+        self.longest_gap = max(self.longest_gap, gap, key=_length_s)
         self.slowest_write_s = max(self.slowest_write_s, *map(_took_s, writes), 0.0)
 
     def _count(self, operation: Operation, faults: Sequence[FaultSeen]) -> None:
@@ -132,11 +139,28 @@ def _took_s(operation: Operation) -> float:
     return (operation.returned - operation.invoked) / 1e9
 
 
-def longest_gap(answered: Iterable[Operation], from_s: float, until_s: float) -> float:
+def longest_gap(
+    answered: Iterable[Operation], from_s: float, until_s: float
+) -> tuple[float, float]:
     """The longest time between two answers in these seconds of the run, or up to their end."""
     ends = sorted(operation.at_s + _took_s(operation) for operation in answered)
     moments = [from_s, *(end for end in ends if from_s <= end <= until_s), until_s]
-    return max(b - a for a, b in pairwise(moments))
+    return max(pairwise(moments), key=_length_s)
+
+
+def _length_s(gap: tuple[float, float]) -> float:
+    return gap[1] - gap[0]
+
+
+def _gap_in_words(evidence: Evidence) -> list[str]:
+    """When it was, and what was done to the cluster then: a kill of all servers explains much."""
+    begun_s, ended_s = evidence.longest_gap
+    if ended_s - begun_s < TOLD_GAP_S:
+        return []
+    then = [f"{f}" for f in evidence.faults if f.from_s < ended_s and f.until_s > begun_s]
+    during = "; ".join(then[:_MOST_FAULTS]) or "no fault"
+    more = f"; and {len(then) - _MOST_FAULTS} more" if len(then) > _MOST_FAULTS else ""
+    return [f"that was from {begun_s:.1f} s to {ended_s:.1f} s, during: {during}{more}"]
 
 
 def verdict(evidence: Evidence) -> list[str]:
@@ -150,7 +174,9 @@ def verdict(evidence: Evidence) -> list[str]:
         f"{len(evidence.faults)} faults"
         + (": " + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) if kinds else ""),
         f"{len(evidence.takeovers)} takeovers seen; longest time without an answered write:"
-        f" {evidence.longest_gap_s:.2f} s; slowest answered write: {evidence.slowest_write_s:.2f} s",
+        f" {_length_s(evidence.longest_gap):.2f} s;"
+        f" slowest answered write: {evidence.slowest_write_s:.2f} s",
+        *_gap_in_words(evidence),
         *evidence.notes,
     ]
     if evidence.violations:

@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from penncloud.client.connection import SILENCE_S
 from penncloud.client.router import RoutedTable
 from penncloud.client.table import Refused, Table, Unavailable
 from penncloud.platform import trace
@@ -126,6 +127,28 @@ class RetryTests(_Served):
     async def test_reply_lost(self) -> None:
         """Done, but the answer got lost: the retry gets the first answer, nothing runs twice."""
         await self._put_survives(LOSE)
+
+    @deferred
+    async def test_silence_of_a_primary_of_old(self) -> None:
+        """Another one is asked as soon as the map names it, not when the silent connection is given up."""
+        table = self.serve()
+        other = ScriptedServer()
+        net: Any = reactor
+        port: Any = net.listenTCP(0, other, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+
+        def fall_silent(_request: Request) -> str:
+            self.server.address = f"127.0.0.1:{port.getHost().port}"
+            self.server.map_version = 2
+            return SILENT
+
+        self.server.script = fall_silent
+        await table.put(b"r", b"c", b"v", deadline_s=SILENCE_S - 1)
+        asked = [s for server in (self.server, other) for s in server.seen]
+        ids = [seen for seen in asked if isinstance(seen, RequestId)]
+        self.assertEqual(
+            (len(ids), len(set(ids))), (2, 1), "a retry has to use the same request id"
+        )
 
     @deferred
     async def test_busy(self) -> None:

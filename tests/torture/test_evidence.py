@@ -103,8 +103,20 @@ class EvidenceTests(SynchronousTestCase):
         for end_s in (1.0, 1.5, 4.0):
             _done(self.history, self.hands, (end_s - 0.1, end_s), "r", "put", b"", result=None)
         operations = self.history.operations
-        self.assertAlmostEqual(longest_gap(operations, 0.0, 4.5), 2.5)
-        self.assertAlmostEqual(longest_gap(operations, 0.0, 9.0), 5.0)
+        self.assertEqual(longest_gap(operations, 0.0, 4.5), (1.5, 4.0))
+        self.assertEqual(longest_gap(operations, 0.0, 9.0), (4.0, 9.0))
+
+    def test_a_gap_is_explained(self) -> None:
+        """The verdict says when it was, and what was being done to the cluster then."""
+        for end_s in (1.0, 2.0, 9.0):
+            _done(self.history, self.hands, (end_s - 0.1, end_s), "r", "put", b"", result=None)
+        self.evidence.faults = [
+            FaultSeen("kill", "kill all", 2.5, 8.0),
+            FaultSeen("pause", "pause one", 0.0, 1.5),
+        ]
+        self.evidence.add_round(_seen(self.history), 0.0, 9.0)
+        lines = verdict(self.evidence)
+        self.assertIn("that was from 2.0 s to 9.0 s, during: kill all (2.5 s to 8.0 s)", lines)
 
     def test_a_takeover_is_a_new_primary(self) -> None:
         """A new epoch with the same primary, or with none for a while, is no takeover."""
