@@ -46,6 +46,7 @@ def as_document(view: ClusterView) -> dict[str, list[dict[str, object]]]:
                 "port": node.port,
                 "pid": node.pid,
                 "state": node.state,
+                "mail": node.mail,
             }
             for node in view.nodes
         ],
@@ -80,7 +81,7 @@ def as_document(view: ClusterView) -> dict[str, list[dict[str, object]]]:
 def _node_state(node: NodeInfo) -> str:
     draining = node.draining and node.state != "drained"
     words = [node.state, *["disabled"] * (not node.enabled), *["draining"] * draining]
-    return ", ".join(words)
+    return ", ".join([*words, *[node.mail] * bool(node.mail)])
 
 
 def _others(tablet: TabletInfo) -> str:

@@ -30,6 +30,7 @@ from penncloud.rpc.registration import (
     Identity,
     Leave,
     Left,
+    MailPart,
     Ping,
     Pong,
     Register,
@@ -60,6 +61,8 @@ class Session:
     drop_after: float = 0.0
     # The coordinators that it was told of.
     group: dict[str, str] | None = None
+    # What the part for mail of a frontend does, by its last answer to a ping.
+    mail: MailPart = ""
 
     @property
     def id(self) -> str:
@@ -131,6 +134,11 @@ class Members:
     def tips(self) -> dict[str, dict[int, Tip]]:
         """How far each connected storage server's tablets reach."""
         return {session.id: session.tips or {} for session in self.sessions.values()}
+
+    @property
+    def mail(self) -> dict[str, MailPart]:
+        """What the connected frontends' parts for mail do."""
+        return {session.id: session.mail for session in self.sessions.values()}
 
     def sight(self) -> Sight:
         """Who lives and what the storage servers have told."""
@@ -223,12 +231,13 @@ class Members:
             return
         before = self.detector.state(session.id)
         if self.detector.heard(session.id, pong.incarnation, self._clock.seconds()):
-            first = session.tips is None
+            news = session.tips is None or session.mail != pong.mail
+            session.mail = pong.mail
             session.tips = {tip.tablet: tip for tip in pong.tips}
             if before != "live":
                 self.log.info("{id} is back", id=session.id)
                 session.live_since = self._clock.seconds()
-            if first or before != "live":
+            if news or before != "live":
                 self._changed()
 
     # -- what servers are told -------------------------------------------------------------------

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from penncloud.rpc.registration import MailPart
+
 NodeState = Literal["live", "suspected", "dead", "drained"]
 TabletState = Literal["ok", "degraded", "damaged", "unavailable"]
 CoordinatorRole = Literal["leader", "follower", "candidate", "learner", "unreachable"]
@@ -27,6 +29,7 @@ class NodeInfo(msgspec.Struct, frozen=True):
     seen_s: float = 0.0  # seconds since it last answered
     draining: bool = False  # storage: gives its tablets away, or has done so
     scheme: str = "http"  # http: what it speaks with browsers, "http" or "https"
+    mail: MailPart = ""  # http: what the mail server in it does
 
 
 class TabletInfo(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
 from penncloud.coordinator.commands import TabletRecord
 from penncloud.coordinator.detector import Detector
@@ -20,7 +20,7 @@ from penncloud.coordinator.messages import (
 )
 from penncloud.coordinator.records import NodeRecord, State
 from penncloud.rpc.endpoints import address_text
-from penncloud.rpc.registration import Tip
+from penncloud.rpc.registration import MailPart, Tip
 
 # Storage server -> tablet -> how far its copy reaches.
 Tips = Mapping[str, Mapping[int, Tip]]
@@ -40,7 +40,8 @@ class CoordinatorSeen:
 class Observer:
     """One coordinator's sight: what was decided, whom it hears, and the members of its group.
 
-    `copies`: how many members a tablet should have, if there are so many servers.
+    `copies`: how many members a tablet should have, if there are so many servers. `mail`: what the mail
+    servers within frontends do.
     """
 
     state: State
@@ -48,6 +49,7 @@ class Observer:
     tips: Tips
     coordinators: Mapping[str, CoordinatorSeen]
     copies: int = 1
+    mail: Mapping[str, MailPart] = field(factory=dict)
 
     def liveness(self, node_id: str) -> Literal["live", "suspected", "dead"]:
         if (coordinator := self.coordinators.get(node_id)) is not None:
@@ -90,6 +92,7 @@ class Observer:
             seen_s=round(self._seen_s(node.id, now), 3),
             draining=record.draining,
             scheme=node.scheme,
+            mail=self.mail.get(node.id, ""),
         )
 
     def _node_state(self, record: NodeRecord) -> NodeState:

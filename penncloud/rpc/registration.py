@@ -27,6 +27,8 @@ from penncloud.rpc.errors import Disconnected, Refusal, RpcBusy, RpcError
 from penncloud.rpc.protocol import Hooks, RpcProtocol
 
 RoleName = Literal["lb", "http", "smtp", "storage", "coordinator", "agent"]
+# What the mail server that is a part of a frontend does; empty: it has none.
+MailPart = Literal["", "stands by for mail", "serves mail"]
 
 REGISTER_TIMEOUT_S: Final = 5.0
 LEAVE_TIMEOUT_S: Final = 1.0
@@ -121,12 +123,13 @@ class Tip(msgspec.Struct, frozen=True):
 
 
 class Pong(msgspec.Struct, tag="pong", frozen=True):
-    """Note, role to coordinator: the answer to the Ping of the same number."""
+    """Note, role to coordinator: the answer to the Ping of the same number. `mail`: a frontend's."""
 
     number: int
     pid: int
     incarnation: int
     tips: Sequence[Tip] = ()
+    mail: MailPart = ""
 
 
 class TabletAssignment(msgspec.Struct, frozen=True):
@@ -246,8 +249,8 @@ class Registration:
     `on_coordinators` is given all their addresses when they have changed.
     `on_assign` (storage servers) is given each assignment and returns, or fires, when it is durable;
     what it raises is answered to the coordinator, which sends the assignment again. `tips` tells how
-    far the tablets of this server reach; it is called for every ping and has to be quick. `incarnation`:
-    None for a new one by the clock.
+    far the tablets of this server reach, `mail` what a frontend's part for mail does; they are called for
+    every ping and have to be quick. `incarnation`: None for a new one by the clock.
     """
 
     log = Logger()
@@ -262,6 +265,7 @@ class Registration:
         *,
         incarnation: int | None = None,
         on_coordinators: OnCoordinators | None = None,
+        mail: Callable[[], MailPart] = lambda: "",
     ) -> None:
         self.info = info
         self.incarnation = new_incarnation(environment) if incarnation is None else incarnation
@@ -269,6 +273,7 @@ class Registration:
         self._cluster = cluster
         self._on_assign = on_assign
         self._tips = tips
+        self._mail = mail
         self._on_coordinators = on_coordinators
         self._secret = b""
         self._calls = Calls()
@@ -414,7 +419,7 @@ class Registration:
         connection.drop(f"registration failed: {failure.getErrorMessage()}")
 
     def _ping(self, connection: RpcProtocol, ping: Ping) -> None:
-        pong = Pong(ping.number, self.info.pid, self.incarnation, self._tips())
+        pong = Pong(ping.number, self.info.pid, self.incarnation, self._tips(), self._mail())
         try:
             connection.note(pong)
         except (Disconnected, RpcBusy) as error:

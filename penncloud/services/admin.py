@@ -47,7 +47,8 @@ class NotApplicable(PennCloudError):
 
 @frozen
 class Server:
-    """One row of the server table. `address` is host:port; `actions` are those that apply now."""
+    """One row of the server table. `address` is host:port; `actions` are those that apply now; `mail`
+    is what the mail server within a frontend does."""
 
     id: str
     role: str
@@ -57,6 +58,7 @@ class Server:
     enabled: bool
     seen_s: float
     actions: tuple[Action, ...]
+    mail: str = ""
 
 
 @frozen
@@ -100,6 +102,7 @@ def servers_of(view: ClusterView, stale: bool = False) -> list[Server]:
             node.enabled,
             node.seen_s,
             _actions(node, stale),
+            node.mail,
         )
         for node in nodes.values()
     ]

@@ -13,7 +13,7 @@ from penncloud.platform.environment import Environment
 from penncloud.platform.listening import port_of
 from penncloud.platform.port_holder import PortHolder
 from penncloud.platform.tls import ServerCertificate
-from penncloud.rpc.registration import Registration, identity, new_incarnation
+from penncloud.rpc.registration import MailPart, Registration, identity, new_incarnation
 from penncloud.services.accounts import Accounts
 from penncloud.services.blobs import Blobs
 from penncloud.services.mail.bodies import Bodies
@@ -113,6 +113,11 @@ class SmtpNode:
     def port(self) -> int:
         """The TCP port that is listened on, once started."""
         return port_of(self._port.listening)
+
+    @property
+    def part(self) -> MailPart:
+        """What it does as a part of a frontend."""
+        return "stands by for mail" if self._port.listening is None else "serves mail"
 
     def trouble(self) -> str:
         """Why it cannot do its work just now; "" if it can."""

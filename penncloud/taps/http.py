@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from twisted.application.service import Service
@@ -12,6 +12,9 @@ from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.taps._options import role_options
 from penncloud.taps._service import Node, RoleService
+
+if TYPE_CHECKING:
+    from penncloud.smtp.node import SmtpNode
 
 Options = role_options("http", "Usage: twistd [twistd options] penncloud-http [options]")
 
@@ -40,7 +43,7 @@ class _WithMail:
 
 def _mail_of(
     environment: Environment, cluster: Cluster, role: Http, registry: CollectorRegistry
-) -> Node:
+) -> SmtpNode:
     """The mail server that `mail_config` describes, as a part of this frontend."""
     from penncloud.client.router import RoutedTable
     from penncloud.smtp.node import SmtpNode
@@ -64,6 +67,7 @@ def makeService(options: Any) -> Service:
         from penncloud.client.router import RoutedTable
         from penncloud.web.node import HttpNode
 
+        mail = _mail_of(environment, cluster, role, registry) if role.mail_config else None
         table = RoutedTable(environment, cluster)
         directory = CoordinatorDirectory(environment, cluster)
         web = HttpNode(
@@ -76,9 +80,8 @@ def makeService(options: Any) -> Service:
             control=AgentControl(environment, cluster, directory, [role.agent]),
             registry=registry,
             links=(table, directory),
+            mail=lambda: "" if mail is None else mail.part,
         )
-        if not role.mail_config:
-            return web
-        return _WithMail(web, _mail_of(environment, cluster, role, registry))
+        return web if mail is None else _WithMail(web, mail)
 
     return RoleService(cluster, role, build, options.read)

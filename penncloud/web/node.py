@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from argon2 import PasswordHasher
@@ -17,7 +17,7 @@ from penncloud.platform.config import Cluster, Http, Role
 from penncloud.platform.environment import Environment
 from penncloud.platform.listening import listen, port_of
 from penncloud.platform.tls import ServerCertificate, over_https
-from penncloud.rpc.registration import Registration, identity
+from penncloud.rpc.registration import MailPart, Registration, identity
 from penncloud.services.admin import ServerControl
 from penncloud.services.blobs import Blobs, Sweeper
 from penncloud.services.files import Files
@@ -40,7 +40,8 @@ class Link(Protocol):
 class HttpNode:
     """Serves browsers on the role's port; `start` raises ConfigurationError when it cannot.
 
-    `links` (connections to the store and to the coordinators) are started first and stopped last.
+    `links` (connections to the store and to the coordinators) are started first and stopped last. `mail`
+    tells the coordinators what the mail server within this process does.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class HttpNode:
         registry: CollectorRegistry,
         links: Sequence[Link] = (),
         hasher: PasswordHasher | None = None,
+        mail: Callable[[], MailPart] = lambda: "",
     ) -> None:
+        self._mail = mail
         self._environment = environment
         self._cluster = cluster
         self._role = role
@@ -103,7 +106,11 @@ class HttpNode:
         )
         me = identity("http", self._role, self.port, self._environment.pid)
         self._registration = Registration(
-            self._environment, self._cluster, me, on_coordinators=self._use_coordinators
+            self._environment,
+            self._cluster,
+            me,
+            on_coordinators=self._use_coordinators,
+            mail=self._mail,
         )
         self._registration.start()
         self._sweeper.start()

@@ -60,6 +60,11 @@ def configuration(
             section["admin_password"] = admin_password
             section["host_names"] = [me.private_ip, *(each.public_ip for each in balancers)]
             section["trusted_proxies"] = [each.private_ip for each in balancers]
+            if "smtp" in machine.roles:
+                # The frontend takes mail in whenever the mail server is away.
+                section["mail_config"] = CONFIGURATION
+        if role == "smtp":
+            section["standby"] = "http" in machine.roles
         if role == "lb":
             section["mode"] = description.mode
         document[role] = section

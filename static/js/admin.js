@@ -28,6 +28,9 @@ function update(row, server) {
   silent.hidden = ["live", "drained"].includes(server.state);
   show(silent, `silent for ${Math.round(server.seen_s)} s`);
   field("disabled").hidden = server.enabled;
+  const mail = field("mail");
+  mail.hidden = !server.mail;
+  show(mail, server.mail);
   for (const button of row.querySelectorAll("[data-action]")) {
     button.hidden = !server.actions.includes(button.dataset.action);
   }

@@ -90,6 +90,7 @@ class DirectoryCommandTests(SynchronousTestCase):
                 "port": 8081,
                 "pid": 1001,
                 "state": "suspected",
+                "mail": "",
             },
         )
         self.assertEqual(
@@ -123,9 +124,13 @@ class DirectoryCommandTests(SynchronousTestCase):
         )
 
     def test_status_text(self) -> None:
-        """For people: who is there, who leads, who has which tablet."""
+        """For people: who is there, who leads, who has which tablet, who stands by for mail."""
+        first, second, storage = self.directory.current.nodes
+        second = msgspec.structs.replace(second, mail="stands by for mail")
+        self.directory.set(first, second, storage)
         text = self.ran(status.show, "status")
         self.assertRegex(text, r"storage +storage-1 +127\.0\.0\.1:8081 +1001 +suspected")
+        self.assertRegex(text, r"http +http-1 .* live, stands by for mail\n")
         self.assertRegex(text, r"coordinator-1 +127\.0\.0\.1:8600 +7 +leader +3")
         self.assertRegex(
             text, r"4 +00000000-80000000 +2 +storage-1 +storage-2 +storage-2:5 +degraded"

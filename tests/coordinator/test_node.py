@@ -22,7 +22,7 @@ from penncloud.coordinator.node import CoordinatorNode
 from penncloud.platform.config import Cluster, Coordinator
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.memory_disk import MemoryDisk
-from penncloud.rpc.registration import Assign, Identity, Registration, Tip
+from penncloud.rpc.registration import Assign, Identity, MailPart, Registration, Tip
 from penncloud.wire.messages import At, Busy, Error, Malformed, Map, Reply, Request, Tablets, Where
 from penncloud.wire.replies import ReplyDecoder
 from penncloud.wire.requests import encode_request
@@ -53,6 +53,7 @@ class _Server:
     """A registered storage or http server that serves nothing."""
 
     def __init__(self, test: NodeTests, role: Any, number: int, tips: Sequence[Tip] = ()) -> None:
+        self.mail: MailPart = ""
         self.assigned: DeferredQueue[Assign] = DeferredQueue()
         info = Identity(role, f"{role}-{number}", "127.0.0.1", 7000 + number, 100 + number)
         self.registration = Registration(
@@ -61,6 +62,7 @@ class _Server:
             info,
             on_assign=self._assign if role == "storage" else None,
             tips=lambda: tips,
+            mail=lambda: self.mail,
         )
         self.registration.start()
         test.addCleanup(self.stop)
@@ -175,6 +177,16 @@ class NodeTests(TestCase):
         at = {line.tablet: line.address for line in tablets.tablets}
         self.assertEqual(at[where.tablet], where.address)
         self.assertEqual({i for i in at if at[i] == "127.0.0.1:7001"}, ids[0])
+
+    async def test_mail_part(self) -> None:
+        """Who watches hears what the mail server within a frontend does, whenever that changes."""
+        http = _Server(self, "http", 1)
+        news = self._watch(await self._directory())
+        await self._until(news, "http-1", "live")
+        for part in ("stands by for mail", "serves mail", ""):
+            http.mail = part
+            while (await news.get())["http-1"].mail != part:
+                pass
 
     async def test_restart(self) -> None:
         """A restarted coordinator knows all it had decided, and servers and watchers find it again."""

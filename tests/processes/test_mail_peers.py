@@ -221,18 +221,27 @@ class MailTakeoverTests(MailCluster):
     )
 
     async def test_takeover(self) -> None:
-        """Killed: another process has the port; killed while sending: another one sends, once."""
+        """Killed: another process has the port; killed while sending: another one sends, once, and
+        `penncloud mail queue` shows who."""
         await self.lose("smtp-1")
         await deferToThread(self.until_greeted)
+        status = (await self.penncloud("status")).stdout.decode()
+        self.assertRegex(status, r"http-1 .* live, serves mail")
         alice = await self.browser("alice")
         self.remote.script["DATA"] = ""  # The peer takes its time: whoever sends has to wait.
         await deferToThread(self.cluster.penncloud, "node", "start", "smtp-1")
         await self.send_outside(alice, "yes@example.org")
         holder = await self.until_leased()
+        self.remote.lines.clear()
+        await self.lose(holder.removesuffix("-mail"))
+        successor = await self.until_leased()
+        self.assertNotEqual(successor, holder)
+        self.assertIn(successor, (await self.penncloud("mail", "queue")).stdout.decode())
+        self.assertEqual(self.remote.messages, [])
+        self.remote.script["DATA"] = "354 go"
         arrived: Deferred[None] = Deferred()
         self.remote.on_message = lambda: arrived.callback(None)
-        await self.lose(holder.removesuffix("-mail"))
-        self.remote.script["DATA"] = "354 go"
+        self.remote.go_on()
         await self.until_arrived(arrived)
         while (await self.queue())["queue"]:
             await deferLater(reactor, 0.5, lambda: None)
@@ -255,8 +264,11 @@ class MailTakeoverTests(MailCluster):
                 self.assertLess(time.monotonic(), deadline, "nobody took the port over")
                 time.sleep(0.05)
 
+    async def penncloud(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        return await deferToThread(self.cluster.penncloud, *arguments)
+
     async def queue(self) -> dict[str, Any]:
-        shown = await deferToThread(self.cluster.penncloud, "mail", "queue", "--json")
+        shown = await self.penncloud("mail", "queue", "--json")
         found: dict[str, Any] = json.loads(shown.stdout)
         return found
 
@@ -264,7 +276,8 @@ class MailTakeoverTests(MailCluster):
         """The server that works on the message, once its peer waits for the text."""
         for _ in range(int(PATIENCE_S)):
             for item in (await self.queue())["queue"]:
+                # A lease outlives its holder; whoever has reached the peer has one.
                 if item["domain"] and item.get("lease") and "DATA" in self.remote.lines:
                     return str(item["lease"]["node"])
-            await deferLater(reactor, 0.2, lambda: None)
+            await deferLater(reactor, 0.5, lambda: None)
         raise AssertionError(f"nobody sends\n{self.seen_from_outside()}")

@@ -54,6 +54,11 @@ class ScriptedMail(ServerFactory):
             conversation.transport.abortConnection()
             await conversation.closed
 
+    def go_on(self) -> None:
+        """Answer DATA, as `script` now says, to all who wait for it."""
+        for conversation in list(self.open):
+            conversation.reply("DATA", "")
+
     def buildProtocol(self, addr: Any) -> _Conversation:
         return _Conversation(self)
 
