@@ -95,6 +95,8 @@ class Cluster:
     def __init__(self, world: World, settings: Settings, program: Program, audit: Program) -> None:
         self.world = world
         self.settings = settings
+        # What goes on by itself for a while looks here whether it may.
+        self.calmed = False
         self._chance = world.random("cluster")
         # Addresses are given out in order: the coordinators' come first and are known beforehand.
         self.configuration = config.Cluster(
@@ -145,6 +147,7 @@ class Cluster:
 
     def calm(self) -> None:
         """End every trouble; what is down comes back."""
+        self.calmed = True
         network = self.world.network
         network.cut.clear()
         network.slow.clear()

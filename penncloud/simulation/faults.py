@@ -198,6 +198,8 @@ class Resets:
         self._break_one(cluster, cluster.world.timeline.now_s + self.for_s)
 
     def _break_one(self, cluster: Cluster, until_s: float) -> None:
+        if cluster.calmed:
+            return
         process = cluster.world.hosts[self.host].process
         if process is not None and process.sockets:
             cluster.world.network.chance.choice(list(process.sockets)).break_off()
@@ -334,7 +336,8 @@ class RollingKill:
             cluster.world.timeline.after(number * each_s, self._next, cluster, name, each_s)
 
     def _next(self, cluster: Cluster, name: str, each_s: float) -> None:
-        cluster.world.hosts[name].kill(self.power, back_in_s=each_s)
+        if not cluster.calmed:
+            cluster.world.hosts[name].kill(self.power, back_in_s=each_s)
 
     def end(self, cluster: Cluster) -> None:
         """They come back by themselves."""

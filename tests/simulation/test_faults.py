@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.judge.workloads import Access
 from penncloud.simulation.cluster import Cluster, Settings
-from penncloud.simulation.faults import can_be_spared
+from penncloud.simulation.faults import Resets, can_be_spared
 from penncloud.simulation.host import Host
 from penncloud.simulation.replica_oracle import members_of
 from penncloud.simulation.world import World
@@ -60,3 +60,24 @@ class WipeTests(SynchronousTestCase):
         self.world.run(1.0)
         self.assertFalse(can_be_spared(self.cluster, others[1]))
         self.assertFalse(can_be_spared(self.cluster, primary))
+
+
+class CalmTests(SynchronousTestCase):
+    """When the trouble ends, it ends."""
+
+    def test_resets_end(self) -> None:
+        """Connections break no more, however long they were meant to."""
+        world = World("calm")
+        cluster = Cluster(world, Settings(clients=1, tablets=1), _idle, _idle)
+        cluster.start(0.0)
+        world.run(5, lambda: False)
+        Resets(at_s=0.0, for_s=60.0, host="storage-1", every_s=0.01).begin(cluster)
+        world.run(1, lambda: False)
+        cluster.calm()
+        world.run(5, lambda: False)
+        process = world.hosts["storage-1"].process
+        assert process is not None
+        held = set(process.sockets)
+        world.run(5, lambda: False)
+        self.assertTrue(held)
+        self.assertEqual(held & set(process.sockets), held)
