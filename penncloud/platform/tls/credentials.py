@@ -9,6 +9,9 @@ Theory of operation
     now, and whose role (`names.py`) is one of those that the other side accepts there. OpenSSL asks
     during the handshake, so that nothing is read from, or written to, anybody else. Only TLS 1.3 is
     spoken, and no session is resumed: a resumed one would not be asked for its certificate again.
+
+    Connections last, certificates and authorities do not: `refusal` tells of a peer that was let in
+    earlier why it would not be now, and `entrance.py` asks it again and again.
 """
 
 from __future__ import annotations
@@ -65,6 +68,19 @@ class Credentials(Reloading):
     def accepting(self, roles: Roles) -> ConnectionCreator:
         """For connections that are made to us; the client has to have one of `roles`."""
         return ConnectionCreator(self, frozenset(roles))
+
+    def refusal(self, certificate: crypto.X509) -> str:
+        """Why a certificate that was good at the handshake would be refused now: it has expired, or its
+        authority is not believed any more. "" if it is still good."""
+        store = self.context().get_cert_store()
+        if store is None:
+            return "no authority is believed"
+        try:
+            crypto.X509StoreContext(store, certificate).verify_certificate()
+        except crypto.X509StoreContextError as error:
+            number = error.errors[0]
+            return _X509_ERRORS.get(number, f"its certificate: {error}")
+        return ""
 
     def load(self) -> SSL.Context:
         """See `Reloading`."""

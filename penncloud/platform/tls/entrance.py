@@ -5,6 +5,10 @@
 So nothing that reads requests ever sees a connection of somebody without a certificate, and a client's
 `connect` fires when the server has shown that it is one. A handshake has a deadline. At the listening
 side those who are turned away are logged (`complaints.py`).
+
+Both sides look at the other's certificate again, at least every `LOOK_S`, as long as the connection
+lasts. It is closed when the certificate has expired or its authority is believed no more. Whoever has a new
+one by then connects again at once, as after any lost connection.
 """
 
 from __future__ import annotations
@@ -33,6 +37,11 @@ from penncloud.platform.tls.names import PeerName
 from penncloud.platform.tls.reloading import ssl_reason
 
 HANDSHAKE_S: Final = 10.0
+LOOK_S: Final = 30.0
+# What was written before a connection is closed may take so long to leave.
+CLOSE_S: Final = 5.0
+# Connections are spread over so many phases, so that those of a server are not all closed at once.
+_PHASES: Final = 64
 
 
 class HandshakeFailed(PennCloudError):
@@ -47,7 +56,7 @@ def entrance(reactor: Any, credentials: Credentials, roles: Roles, factory: Any)
     Raises ConfigurationError for credentials that cannot be used. `reactor` has IReactorTime.
     """
     credentials.context()
-    doorkeeper = _Doorkeeper(reactor, factory)
+    doorkeeper = _Doorkeeper(reactor, credentials, factory)
     return _TlsFactory(credentials.accepting(roles), False, doorkeeper, clock=reactor)
 
 
@@ -69,8 +78,35 @@ def peer_of(transport: Any) -> PeerName | None:
 class _Tls(BufferingTLSTransport):
     """TLS on a connection; `peer_name` is known once the handshake is over."""
 
+    log = Logger()
     peer_name: PeerName | None = None
     verdict: Verdict | None = None
+    _timer: Any = None
+
+    def look_again(self, reactor: Any, credentials: Credentials) -> None:
+        """Close the connection when its peer's certificate is not good any more."""
+
+        def later() -> None:
+            self._timer = reactor.callLater(pause_s, look)
+
+        def look() -> None:
+            why = credentials.refusal(self.getPeerCertificate())
+            if not why:
+                later()
+                return
+            self.log.info("closed the connection with {peer}: {why}", peer=self.peer_name, why=why)
+            self.loseConnection()
+            self._timer = reactor.callLater(CLOSE_S, self.abortConnection)
+
+        # The ports of a connection are as good as chance, and the same on both sides.
+        ports = sum(getattr(one, "port", 0) for one in (self.getHost(), self.getPeer()))
+        pause_s = LOOK_S * (1 - ports % _PHASES / (2 * _PHASES))
+        later()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        super().connectionLost(reason)
 
 
 class _TlsFactory(TLSMemoryBIOFactory):
@@ -154,8 +190,9 @@ class _Doorkeeper:
     log = Logger()
     noisy = False
 
-    def __init__(self, reactor: Any, factory: Any) -> None:
+    def __init__(self, reactor: Any, credentials: Credentials, factory: Any) -> None:
         self._reactor = reactor
+        self._credentials = credentials
         self._factory = factory
         self._complaints = Complaints(reactor, self.log)
 
@@ -167,6 +204,7 @@ class _Doorkeeper:
 
     def buildProtocol(self, addr: Any) -> _Waiting:
         def admitted(tls: _Tls) -> None:
+            tls.look_again(self._reactor, self._credentials)
             _become(tls, self._factory, addr)
 
         def refused(why: str) -> None:
@@ -189,7 +227,7 @@ class _TlsEndpoint:
             self._credentials.context()
         except ConfigurationError as error:
             return fail(error)
-        attempt = _Attempt(self._reactor, protocolFactory)
+        attempt = _Attempt(self._reactor, self._credentials, protocolFactory)
         creator = self._credentials.connecting(self._roles)
         factory = _TlsFactory(creator, True, attempt, clock=self._reactor)
         return attempt.begin(self._endpoint.connect(factory))
@@ -201,8 +239,9 @@ class _Attempt:
 
     noisy = False
 
-    def __init__(self, reactor: Any, factory: Any) -> None:
+    def __init__(self, reactor: Any, credentials: Credentials, factory: Any) -> None:
         self._reactor = reactor
+        self._credentials = credentials
         self._factory = factory
         self._connecting: Any = None
         self._tls: Any = None
@@ -246,6 +285,7 @@ class _Attempt:
             if self._over:
                 tls.abortConnection()
                 return
+            tls.look_again(self._reactor, self._credentials)
             protocol = _become(tls, self._factory, addr)
             if protocol is not None:
                 self._end(protocol)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from attrs import evolve
+from OpenSSL import crypto
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.defer import Deferred, DeferredQueue, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
@@ -80,7 +84,7 @@ class EntranceTests(TestCase):
         )
         client: Any = await endpoint.connect(_quiet(_Client))
         self.addCleanup(lambda: client.ended)
-        self.addCleanup(client.transport.abortConnection)
+        self.addCleanup(lambda: client.ended.called or client.transport.abortConnection())
         return client  # type: ignore[no-any-return]
 
     def refusals(self) -> list[str]:
@@ -194,6 +198,49 @@ class EntranceTests(TestCase):
             str(out / "ca.pem"), str(out / "kept-http-old.pem"), str(out / "kept-http-old.key")
         )
         await self.refused(stale)
+
+    async def test_connections_do_not_outlive_their_certificates(self) -> None:
+        """One whose peer's certificate is of an authority that is believed no more is closed by either
+        side; one whose is good goes on."""
+        self.patch(import_module("penncloud.platform.tls.entrance"), "LOOK_S", 0.05)
+        authority, out = self.ca.authority, self.ca.out
+        old = self.ca.issue("http", "http-1")
+        apart = self.mktemp()
+        shutil.copytree(out, apart)
+        # Believes the old authority for ever, and so only the server can end it.
+        stale = await self.connect(Credentials.at(apart, "http-1"))
+        # Its key is believed, but it does not believe the server any more.
+        renewed = await self.connect(old)
+        authority.rotate("begin", out)
+        authority.rotate("switch")
+        authority.publish(out)
+        self.ca.issue("http", "http-1")
+        self.ca.issue("storage", "storage-1")
+        good = await self.connect(old)
+        authority.rotate("finish", out)
+        await gatherResults([stale.ended, renewed.ended])
+        good.transport.write(b"hello")  # type: ignore[union-attr]
+        self.assertIn(b"hello", await good.heard.get())
+        self.assertFalse(good.ended.called)
+        said = [str(each["why"]) for each in self.events if "closed the" in str(each["log_format"])]
+        self.assertEqual(
+            set(said), {"its certificate is of an authority that is not believed here"}
+        )
+
+    def test_refusal(self) -> None:
+        """What is said of a certificate that was good once."""
+
+        def certificate(of: Credentials) -> crypto.X509:
+            pem = Path(of.certificate).read_bytes()
+            return crypto.load_certificate(crypto.FILETYPE_PEM, pem)
+
+        mine = self.ca.issue("http", "http-1")
+        self.assertEqual(mine.refusal(certificate(mine)), "")
+        self.ca.authority.now = lambda: 1_000_000_000.0
+        old = self.ca.issue("http", "http-2")
+        self.assertEqual(mine.refusal(certificate(old)), "its certificate has expired")
+        stranger = TestAuthority(self.mktemp()).issue("http", "http-1")
+        self.assertIn("authority", mine.refusal(certificate(stranger)))
 
 
 class UnusableTests(SynchronousTestCase):
