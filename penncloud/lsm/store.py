@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from penncloud.lsm.cache import BlockCache
@@ -24,6 +24,7 @@ from penncloud.lsm.wal import WriteAheadLog
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import DiskError
+from penncloud.platform.exclusive import Exclusive
 
 ROOT: Final = "lsm"
 MANIFEST: Final = f"{ROOT}/MANIFEST"
@@ -91,7 +92,7 @@ class Store:
         # Who is told of damage: tablet and reason.
         self.on_damage: Callable[[int, str], None] = lambda _tablet, _reason: None
         self._entropy = environment.entropy
-        self._lock = DeferredLock()
+        self._lock = Exclusive()
         self._next_file = 1
 
     # -- manifest -----------------------------------------------------------------------------
@@ -129,16 +130,8 @@ class Store:
         `change` gets the newest manifest, and may raise. `flushed` is the tablet whose frozen memtables
         the change makes superfluous. Raises DiskFull (nothing has changed), DiskFailed.
         """
-        await self._lock.acquire()
-        try:
+        async with self._lock:
             await self._edit(change, flushed)
-        except GeneratorExit:
-            # Cleared away unfinished, with a simulated machine: so is whoever waits for the lock.
-            raise
-        except BaseException:
-            self._lock.release()
-            raise
-        self._lock.release()
 
     async def _edit(
         self, change: Callable[[Manifest], Manifest], flushed: TabletStore | None

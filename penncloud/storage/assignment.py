@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 import msgspec
-from twisted.internet.defer import DeferredLock
 
 from penncloud.platform.disk import Disk
 from penncloud.platform.errors import PennCloudError
+from penncloud.platform.exclusive import Exclusive
 from penncloud.rpc.registration import Assign, TabletAssignment
 
 FILE: Final = "assignment.json"
@@ -36,7 +36,7 @@ class Assignment:
         """Read the file, where there is one. Raises BadAssignment."""
         self._disk = disk
         # Several coordinators may send at once.
-        self._one_at_a_time = DeferredLock()
+        self._one_at_a_time = Exclusive()
         self.news = Assign(0, [])
         self._remembered: tuple[object, ...] = ()
         if disk.exists(FILE):

@@ -23,13 +23,13 @@ from typing import Final
 
 import msgspec
 from attrs import frozen
-from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from penncloud.lsm.entry import Entry
 from penncloud.lsm.errors import NewerFormat, StoreDamaged
 from penncloud.lsm.record import Record, encode, read_records
 from penncloud.platform.disk import Disk
+from penncloud.platform.exclusive import Exclusive
 
 DIRECTORY: Final = "quarantine"
 FORMAT_VERSION: Final = 1
@@ -67,7 +67,7 @@ class Quarantine:
         self._disk = disk
         self._now = now
         self._max_bytes = max_bytes
-        self._one_at_a_time = DeferredLock()
+        self._one_at_a_time = Exclusive()
         # What was kept last of each tablet: a cut that a full disk refused comes again.
         self._last: dict[int, tuple[tuple[int, int], ...]] = {}
 
