@@ -14,7 +14,7 @@ class EngineOptions:
     """Sizes in bytes; the defaults are those of the configuration file."""
 
     # Memtables of all tablets together at which the largest one is flushed.
-    memtable_bytes: int = 16 * MIB
+    memtable_bytes: int = 32 * MIB
     # A tablet is also flushed after so many committed entries; 0: by size only.
     checkpoint_writes: int = 0
     # Blocks of tables kept in memory.
@@ -22,7 +22,7 @@ class EngineOptions:
     # A log segment is sealed when it is larger.
     segment_bytes: int = 16 * MIB
     # Cells are gathered into blocks of about this size: one is read and checked at a time.
-    block_bytes: int = 16 * 1024
+    block_bytes: int = 8 * 1024
     # Bloom filter; 10 bits per key let about one look-up in a hundred through in vain.
     bloom_bits_per_key: int = 12
     compression: Literal["none", "zstd"] = "none"
@@ -37,7 +37,7 @@ class EngineOptions:
 
         Bounds what a start has to read.
         """
-        return 4 * max(self.memtable_bytes, self.segment_bytes)
+        return max(2 * self.memtable_bytes, 4 * self.segment_bytes)
 
     @property
     def stall_bytes(self) -> int:

@@ -111,7 +111,7 @@ class Storage(Role, frozen=True, kw_only=True):
     # A tablet is split when it holds more than this (seeds: 50 MB).
     split_bytes: int = 50_000_000
     # Memtable size at which it is flushed and a checkpoint made.
-    memtable_bytes: int = 16 * 1024 * 1024
+    memtable_bytes: int = 32 * 1024 * 1024
     # Also checkpoint after so many writes; 0: by size only (seed 001 has 10).
     checkpoint_writes: int = 0
     # Bytes of SSTable blocks kept in memory.

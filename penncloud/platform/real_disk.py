@@ -35,8 +35,11 @@ _Work = Callable[[], Callable[[], None] | None]
 
 # Bytes gathered in memory at which they are written without waiting for a sync.
 _WRITE_EARLY_BYTES: Final = 1024 * 1024
-# Zero-filled (and synced) at once: a log waits for at most one such piece.
-_ZEROS: Final = bytes(1024 * 1024)
+# Zero-filled and synced at once: a log waits for at most one such piece.
+_FILL_BYTES: Final = 1024 * 1024
+# Written at once: the system keeps what one call wrote in large units, and takes all of a unit for written
+# anew whenever a little of it is.
+_ZEROS: Final = bytes(16 * 1024)
 # Buffers of one writev (IOV_MAX on Linux).
 _MAX_BUFFERS: Final = 1024
 
@@ -198,9 +201,12 @@ class _RealAppendFile:
         start = max(self._filled, self._written)
         if self._fd < 0 or start >= self._fill_to or self._disk.failure is not None:
             return None
-        piece = memoryview(_ZEROS)[: self._fill_to - start]
+        stop = min(start + _FILL_BYTES, self._fill_to)
+        self._filled = start
         try:
-            self._filled = start + os.pwrite(self._fd, piece, start)
+            while self._filled < stop:
+                piece = memoryview(_ZEROS)[: stop - self._filled]
+                self._filled += os.pwrite(self._fd, piece, self._filled)
             self._disk.calls.sync(self._fd)
         except OSError as error:
             if error.errno not in NO_ROOM:
