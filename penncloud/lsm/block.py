@@ -19,9 +19,9 @@ In the file, content is followed by a trailer
 The salt is a random number of the table file: a block that belongs elsewhere is not taken for one of
 this file.
 
-A block is kept as the bytes that were read. A look-up finds its key among the first keys of groups of
-cells, which are decoded at the first look-up, and then searches the bytes of that one group: a few
-calls into C. Merges take whole cells as they stand, without looking into them.
+A block is kept as the bytes that were read. A look-up searches these bytes for its key: a few calls
+into C. In a block that is looked into again, the first keys of groups of cells are decoded, and only
+the bytes of one group are searched. Merges take whole cells as they stand, without looking into them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def encode_runs(runs: Iterable[list[tuple[bytes, Slot]]]) -> Iterator[list[RawCe
     pack = _CELL.pack
     for run in runs:
         for key, slot in run:
-            if isinstance(slot, StoredCell):
+            if type(slot) is StoredCell:
                 # As `encode_cell` does; this is where a flush spends its time.
                 value = slot.value
                 cell = pack(len(key), len(value), slot.version) + key + value
@@ -159,17 +159,19 @@ class Block(Cached):
     __slots__ = ("_content", "_count", "_groups", "_offsets")
 
     def __init__(self, content: bytes) -> None:
-        end = len(content) - _COUNT.size
-        count = _COUNT.unpack_from(content, end)[0]
+        size = len(content)
+        end = size - 4
+        count = int.from_bytes(content[end:], "little")
+        cells_end = end - 4 * count
         self._content = content
         self._count: int = count
         # Where each cell starts, and where the last one ends.
-        self._offsets = _little_endian(array("I", content[end - 4 * count : end]))
-        self._offsets.append(end - 4 * count)
+        self._offsets = _little_endian(array("I", content[cells_end:end]))
+        self._offsets.append(cells_end)
         # First keys of the groups, once they are needed.
         self._groups: list[bytes] = []
         # About what it takes in memory, groups included.
-        super().__init__(len(content) + (4 + 100 // _GROUP) * count + 300)
+        super().__init__(size + (4 + 100 // _GROUP) * count + 300)
 
     def __len__(self) -> int:
         return self._count
@@ -195,6 +197,13 @@ class Block(Cached):
 
     def find(self, key: bytes) -> int:
         """Index of the first cell whose key is not below `key`."""
+        if not self._groups:
+            # Mostly `key` begins a row, and that row is here.
+            start = self._content.find(key, _CELL_BYTES, self._offsets[-1])
+            if start >= 0:
+                index = bisect_left(self._offsets, start - _CELL_BYTES)
+                if self._offsets[index] == start - _CELL_BYTES and len(self.key(index)) >= len(key):
+                    return index
         low = bisect_right(self._groups or self._first_keys(), key) * _GROUP - _GROUP
         if low < 0:
             return 0
@@ -202,11 +211,15 @@ class Block(Cached):
         return bisect_left(range(self._count), key, low, high, key=self.key)
 
     def get(self, key: bytes) -> Slot | None:
-        low = bisect_right(self._groups or self._first_keys(), key) * _GROUP - _GROUP
-        if low < 0:
-            return None
-        content, offsets = self._content, self._offsets
-        high = min(low + _GROUP, self._count)
+        content, offsets, groups = self._content, self._offsets, self._groups
+        low, high = 0, self._count
+        if groups:
+            low = bisect_right(groups, key) * _GROUP - _GROUP
+            if low < 0:
+                return None
+            high = min(low + _GROUP, high)
+        elif self.used:
+            self._first_keys()
         start = content.find(key, offsets[low] + _CELL_BYTES, offsets[high])
         if start < 0:
             return None

@@ -69,6 +69,6 @@ class BloomBuilder:
 
 
 def may_contain(words: bytes, probe: Probe) -> bool:
-    """False: the key of that probe was never added."""
+    """False: the key of that probe was never added. (`Table.get` does the same in line.)"""
     start = (probe[0] * (len(words) // WORD_BYTES) >> 32) * WORD_BYTES
     return int.from_bytes(words[start : start + WORD_BYTES], "little") & probe[1] == probe[1]

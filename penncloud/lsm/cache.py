@@ -10,7 +10,9 @@ Theory of operation
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Final
+
+_NOWHERE: Final[dict[int, Any]] = {}
 
 
 class Cached:
@@ -21,7 +23,8 @@ class Cached:
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         self.used = False
-        self.home: dict[int, Any] = {}
+        # Set when it is put.
+        self.home: dict[int, Any] = _NOWHERE
         self.place = 0
 
 

@@ -32,7 +32,7 @@ def row_hash(row: bytes) -> int:
 
 def pack(row: bytes, col: bytes) -> bytes:
     """The key of a cell."""
-    head = mmh3.hash(row, 0, signed=False).to_bytes(4, "big")
+    head = mmh3.hash(row, 0, False).to_bytes(4, "big")
     if b"\0" in row:
         row = row.replace(b"\0", b"\0\xff")
     return head + row + _END + col

@@ -12,7 +12,7 @@ Theory of operation
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, Final, TypeAlias
 
@@ -55,6 +55,8 @@ class Memtable:
         self.size_bytes = 0
         self.entries = 0
         self._slots: dict[bytes, Slot] = {}
+        # The newest slot of a key, if this memtable has one; every read begins with it.
+        self.get: Callable[[bytes], Slot | None] = self._slots.get
         self._order: Any = SortedList()
         # Keys that `_order` does not have yet: sorted runs, and the newest.
         self._sorted: list[list[bytes]] = []
@@ -65,15 +67,16 @@ class Memtable:
 
     def apply(self, entries: Iterable[Entry]) -> None:
         """Take in the effects of committed entries, in their order."""
-        slots, new = self._slots, self._unordered
+        slots, get, new = self._slots, self.get, self._unordered
+        known = len(new)
         grown = count = 0
         for entry in entries:
             version = entry.version
             count += 1
             for effect in entry.effects:
                 key = pack(effect.row, effect.col)
-                old = slots.get(key)
-                if isinstance(effect, PutEffect):
+                old = get(key)
+                if type(effect) is PutEffect:
                     value = effect.value
                     slots[key] = StoredCell(version, value)
                     grown += len(value)
@@ -81,11 +84,11 @@ class Memtable:
                     slots[key] = Tombstone(version)
                 if old is None:
                     new.append(key)
-                    grown += len(key) + CELL_OVERHEAD_BYTES
                 elif isinstance(old, StoredCell):
                     grown -= len(old.value)
         self.entries += count
-        self.size_bytes += grown
+        added = new[known:]
+        self.size_bytes += grown + sum(map(len, added)) + CELL_OVERHEAD_BYTES * len(added)
         if len(new) >= _SORTED:
             self._end_run()
 
@@ -94,10 +97,6 @@ class Memtable:
             self._unordered.sort()
             self._sorted.append(self._unordered)
             self._unordered = []
-
-    def get(self, key: bytes) -> Slot | None:
-        """The newest slot of a key, if this memtable has one."""
-        return self._slots.get(key)
 
     def runs(
         self, first: bytes, last: bytes, reverse: bool = False

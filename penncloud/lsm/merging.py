@@ -5,6 +5,9 @@ Theory of operation
     their cells (up to the lowest of the last keys of their present runs), the runs go into a dict, the
     oldest source first, so that newer cells overwrite older ones; sorting that gives a merged run. The
     work on each cell is done by dict and sort, in C; a heap would cost several Python calls a cell.
+
+    A short first run is mostly all that its source has, as in the scan of a small row: then it is found
+    out, and when all sources have shown everything they are merged at once.
 """
 
 from __future__ import annotations
@@ -16,16 +19,22 @@ from typing import Any, TypeVar
 
 from attrs import define
 
+from penncloud.lsm.memtable import FIRST_RUN
+
 _T = TypeVar("_T")
 _key = itemgetter(0)
 
 
 @define(eq=False)
 class _Source:
-    """A run of which the first `start` cells are merged already, and the runs behind it."""
+    """A run of which the first `start` cells are merged already, and the runs behind it.
+
+    `ended`: there are none behind it, for certain.
+    """
 
     run: list[tuple[bytes, Any]]
     following: Iterator[list[tuple[bytes, Any]]]
+    ended: bool
     start: int = 0
 
     def take(self, bound: bytes, reverse: bool) -> list[tuple[bytes, Any]]:
@@ -59,8 +68,22 @@ def merged_runs(
     # Oldest first.
     for runs in reversed(sources):
         run = next(runs, None)
-        if run is not None:
-            live.append(_Source(run, runs))
+        if run is None:
+            continue
+        ended = False
+        if len(run) < FIRST_RUN:
+            more = next(runs, None)
+            if more is None:
+                ended = True
+            else:
+                run = run + more
+        live.append(_Source(run, runs, ended))
+    if len(live) > 1 and all(source.ended for source in live):
+        whole: dict[bytes, _T] = {}
+        for source in live:
+            whole.update(source.run)
+        yield sorted(whole.items(), reverse=reverse)
+        return
     choose = max if reverse else min
     while len(live) > 1:
         bound = choose([source.run[-1][0] for source in live])

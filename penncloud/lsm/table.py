@@ -26,7 +26,7 @@ import google_crc32c
 import msgspec
 
 from penncloud.lsm.block import Block, RawCell, checked, is_tombstone, unseal
-from penncloud.lsm.bloom import Probe, may_contain, probe_of
+from penncloud.lsm.bloom import WORD_BYTES, Probe, may_contain, probe_of
 from penncloud.lsm.cache import BlockCache, Cached
 from penncloud.lsm.errors import NewerFormat, TableDamaged
 from penncloud.lsm.memtable import FIRST_RUN, RUN, Slot, StoredCell
@@ -68,10 +68,11 @@ class Properties(msgspec.Struct, frozen=True):
 class _Guide(Cached):
     """What a look-up asks first: the filter, and the first keys of the data blocks and their places."""
 
-    __slots__ = ("keys", "places", "words")
+    __slots__ = ("keys", "places", "word_count", "words")
 
     def __init__(self, words: bytes, index: Block, path: str, offset: int) -> None:
         self.words = words
+        self.word_count = len(words) // WORD_BYTES
         self.keys = [index.key(number) for number in range(len(index))]
         self.places: list[tuple[int, int]] = []
         for number in range(len(index)):
@@ -171,13 +172,18 @@ class Table:
 
     def get(self, key: bytes, probe: Probe) -> Slot | None:
         """The slot of a key, if the table has one; `probe` is the key's, see `bloom`."""
-        guide = self._guide()
-        if not may_contain(guide.words, probe):
+        kept = self._kept
+        guide: _Guide = kept.get(_GUIDE) or self._guide()
+        guide.used = True
+        # `may_contain`, without the call.
+        position, bits = probe
+        start = (position * guide.word_count >> 32) * WORD_BYTES
+        if int.from_bytes(guide.words[start : start + WORD_BYTES], "little") & bits != bits:
             return None
         number = bisect_right(guide.keys, key) - 1
         if number < 0:
             return None
-        block: Block | None = self._kept.get(number)
+        block: Block | None = kept.get(number)
         if block is None:
             block = self._read_block(guide, number)
         else:

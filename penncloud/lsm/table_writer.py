@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import google_crc32c
 import msgspec
@@ -44,19 +46,23 @@ class TableWriter:
         self._cells = self._tombstones = self._data_bytes = 0
         self.size_bytes = 0
 
-    def add(self, run: Iterable[RawCell]) -> None:
+    def add(self, run: Sequence[RawCell]) -> None:
         """Take some cells. A block ends with the cell that makes it large enough."""
-        keys, block = self._keys, self._block
-        gathered, limit = self._gathered_bytes, self._block_bytes
-        for key, cell in run:
-            keys.append(key)
-            block.append(cell)
-            gathered += len(cell)
-            if gathered >= limit:
-                self._gathered_bytes = gathered
-                self._finish_block()
-                gathered = 0
-        self._gathered_bytes = gathered
+        if not run:
+            return
+        keys, cells = zip(*run, strict=True)
+        # What is gathered before each cell, and after the last one, if no block ended.
+        gathered = list(accumulate(map(len, cells), initial=self._gathered_bytes))
+        start = ended = 0
+        while (end := bisect_left(gathered, ended + self._block_bytes, start + 1)) <= len(cells):
+            self._keys += keys[start:end]
+            self._block += cells[start:end]
+            self._gathered_bytes = gathered[end] - ended
+            self._finish_block()
+            start, ended = end, gathered[end]
+        self._keys += keys[start:]
+        self._block += cells[start:]
+        self._gathered_bytes = gathered[-1] - ended
 
     def _finish_block(self) -> None:
         keys, block = self._keys, self._block

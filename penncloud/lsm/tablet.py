@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Final, Protocol
 
 import msgspec
@@ -248,17 +249,24 @@ def scan_cells(
     sources: Sequence[Source], first: bytes, last: bytes, reverse: bool, owner: TabletStore
 ) -> Iterator[ScannedCell]:
     """Cells in [first, last). Raises TabletDamaged."""
+    return chain.from_iterable(_scan_runs(sources, first, last, reverse, owner))
+
+
+def _scan_runs(
+    sources: Sequence[Source], first: bytes, last: bytes, reverse: bool, owner: TabletStore
+) -> Iterator[list[ScannedCell]]:
     runs = merged_runs([source.runs(first, last, reverse) for source in sources], reverse)
-    row, prefix = b"", ABOVE_ALL
+    row, prefix, length = b"", ABOVE_ALL, 0
     try:
         for run in runs:
+            cells: list[ScannedCell] = []
             for key, slot in run:
                 if isinstance(slot, StoredCell):
-                    if key.startswith(prefix):
-                        col = key[len(prefix) :]
-                    else:
+                    if not key.startswith(prefix):
                         row, col = unpack(key)
-                        prefix = key[: len(key) - len(col)]
-                    yield ScannedCell(row, col, slot.version, slot.value)
+                        length = len(key) - len(col)
+                        prefix = key[:length]
+                    cells.append(ScannedCell(row, key[length:], slot.version, slot.value))
+            yield cells
     except TableDamaged as error:
         raise owner.spoil(error) from error

@@ -43,5 +43,19 @@ class MergingTests(SynchronousTestCase):
                 yield [(b"%03d" % number, name)]
 
         runs = merged_runs([source("new"), source("old")])
-        self.assertEqual([next(runs) for _ in range(2)], [[(b"000", "new")], [(b"001", "new")]])
-        self.assertLess(len(read), 8)
+        found = [*next(runs), *next(runs)]
+        self.assertEqual(found, [(b"%03d" % number, "new") for number in range(len(found))])
+        self.assertLess(len(found), 8)
+        self.assertLess(len(read), 10)
+
+    def test_short_sources(self) -> None:
+        """Sources that end with a short run are merged at once, also where one is cut into two."""
+        new = iter([[(b"b", "new")], [(b"d", "new")]])
+        old = iter([[(b"a", "old"), (b"b", "old"), (b"c", "old")]])
+        runs = list(merged_runs([new, old]))
+        self.assertEqual(
+            [cell for run in runs for cell in run],
+            [(b"a", "old"), (b"b", "new"), (b"c", "old"), (b"d", "new")],
+        )
+        few = [iter([[(b"a", 2)]]), iter([[(b"a", 1), (b"b", 1)]])]
+        self.assertEqual(list(merged_runs(few)), [[(b"a", 2), (b"b", 1)]])
