@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +13,7 @@ from penncloud.cli._columns import columns
 from penncloud.cli._directory import with_directory
 from penncloud.cli._exits import DONE
 from penncloud.cli._target import add_target
-from penncloud.client.directory import ClusterView, Directory, NodeInfo, TabletInfo
+from penncloud.client.directory import ClusterView, Directory, NodeInfo, TabletInfo, Worker
 from penncloud.rpc.endpoints import address_text
 
 
@@ -47,6 +49,10 @@ def as_document(view: ClusterView) -> dict[str, list[dict[str, object]]]:
                 "pid": node.pid,
                 "state": node.state,
                 "mail": node.mail,
+                "workers": [
+                    {"number": one.number, "pid": one.pid, "state": one.state}
+                    for one in node.workers
+                ],
             }
             for node in view.nodes
         ],
@@ -81,7 +87,16 @@ def as_document(view: ClusterView) -> dict[str, list[dict[str, object]]]:
 def _node_state(node: NodeInfo) -> str:
     draining = node.draining and node.state != "drained"
     words = [node.state, *["disabled"] * (not node.enabled), *["draining"] * draining]
-    return ", ".join([*words, *[node.mail] * bool(node.mail)])
+    return ", ".join([*words, *[node.mail] * bool(node.mail), *workers_text(node.workers)])
+
+
+def workers_text(workers: Sequence[Worker]) -> list[str]:
+    """How many of a frontend's processes serve, and what the others do: nothing where it has none."""
+    if not workers:
+        return []
+    found = Counter(one.state for one in workers)
+    serving = found.pop("serving", 0)
+    return [f"{serving} workers", *(f"{found[state]} {state}" for state in sorted(found))]
 
 
 def _others(tablet: TabletInfo) -> str:

@@ -20,6 +20,7 @@ from penncloud.coordinator.messages import (
     TabletInfo,
 )
 from penncloud.platform.errors import PennCloudError
+from penncloud.rpc.registration import Worker
 
 __all__ = [
     "ClusterView",
@@ -30,6 +31,7 @@ __all__ = [
     "NodeInfo",
     "NodeState",
     "TabletInfo",
+    "Worker",
 ]
 
 

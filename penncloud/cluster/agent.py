@@ -19,6 +19,7 @@ from penncloud.cluster import cluster_file
 from penncloud.cluster.agent_calls import CALLERS, AgentCalls
 from penncloud.cluster.certificates import admin_certificate
 from penncloud.cluster.cluster_file import ClusterFile
+from penncloud.cluster.configuration import has_workers
 from penncloud.cluster.growth import Growth
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.ports import is_free
@@ -41,8 +42,14 @@ ROLE: Final = "agent"
 class _Child:
     """A process of this agent's, as others may act on it."""
 
+    @property
+    def role(self) -> str:
+        return self._role
+
     _process: Supervised
     _role: str
+    # Whether the process that runs now has workers.
+    _renews: Callable[[], bool]
 
     async def start(self) -> None:
         self._process.start()
@@ -51,7 +58,9 @@ class _Child:
         await self._process.stop()
 
     async def restart(self) -> None:
-        await self._process.restart()
+        """A frontend with workers replaces them one by one, which cuts no request."""
+        if not (self._renews() and self._process.renew()):
+            await self._process.restart()
 
     async def describe(self) -> SupervisedServer:
         process = self._process
@@ -94,6 +103,8 @@ class AgentNode:
         self._written: ClusterFile | None = None
         self.processes: dict[str, Supervised] = {}
         self._children: dict[str, _Child] = {}
+        # The frontends that were started with workers: the configuration may have changed since.
+        self._with_workers: set[str] = set()
         for server in topology.servers:
             self._supervise(server)
         host = topology.public_host
@@ -141,7 +152,9 @@ class AgentNode:
             Pace.of(self._config),
             self._process_changed,
         )
-        self._children[server.id] = _Child(process, server.role)
+        self._children[server.id] = _Child(
+            process, server.role, lambda: server.id in self._with_workers
+        )
         return process
 
     def begin(self, server: Server) -> None:
@@ -163,8 +176,15 @@ class AgentNode:
     # -- cluster.json ----------------------------------------------------------------------------
 
     def _process_changed(self, process: Supervised) -> None:
+        if process.state == "running":
+            self._note_workers(process.id)
         self.write_cluster_file()
         self._changed(process)
+
+    def _note_workers(self, node_id: str) -> None:
+        self._with_workers.discard(node_id)
+        if self._children[node_id].role == "http" and has_workers(self._layout, node_id):
+            self._with_workers.add(node_id)
 
     def write_cluster_file(self) -> None:
         """Bring DIR/cluster.json up to date; a disk that refuses does not stop the servers."""

@@ -18,12 +18,15 @@ from attrs import frozen
 from penncloud.cluster.layout import Layout, replace_file
 from penncloud.cluster.topology import ROLES, Server, Topology
 from penncloud.lb.redirect import is_loopback
-from penncloud.platform.config import SECTIONS, Agent, Cluster, Role, read_file, section
+from penncloud.platform.config import SECTIONS, Agent, Cluster, Http, Role, read_file, section
 from penncloud.platform.errors import ConfigurationError
+from penncloud.platform.resources import worker_count
 
 Document = dict[str, dict[str, Any]]
 
 _SECRET_BYTES = 32
+# As many show what workers are for; each takes some 70 MiB.
+_LOCAL_WORKERS = 2
 
 
 @frozen
@@ -128,16 +131,25 @@ def write_all(layout: Layout, topology: Topology, settings: Sequence[Setting]) -
         wanted[server.id, server.role] = _keys(layout, topology, server, scheme, proxies)
     for (node_id, role), keys in wanted.items():
         derived = {"cluster": cluster, role: keys}
-        _write(layout.configuration(node_id), role, derived, settings)
+        first = {"workers": _workers(topology)} if role == "http" else {}
+        _write(layout.configuration(node_id), role, derived, settings, first)
     ids = {node_id for node_id, _ in wanted}
     for path in layout.etc.glob("*-*.toml"):
         if path.stem not in ids:
             path.unlink()
 
 
-def _write(path: Path, role: str, derived: Document, settings: Sequence[Setting]) -> None:
+def _write(
+    path: Path,
+    role: str,
+    derived: Document,
+    settings: Sequence[Setting],
+    first: Mapping[str, Any],
+) -> None:
+    """`first` are keys of the role's section at the beginning, which may be changed then."""
     before: Document = read_file(str(path)) if path.exists() else {}
     kept = before or _sibling(path, role)
+    kept = {**kept, role: {**first, **kept.get(role, {})}}
     after = {name: {**kept.get(name, {}), **keys} for name, keys in derived.items()}
     for setting in settings:
         if setting.section not in after:
@@ -170,6 +182,13 @@ def _cluster_keys(layout: Layout, topology: Topology) -> dict[str, Any]:
         "secret_file": str(layout.secret),
         "tls_dir": str(layout.tls) if topology.tls else "",
     }
+
+
+def _workers(topology: Topology) -> int:
+    """Of each frontend of a cluster that is one machine's: they share its cores with all other servers."""
+    share = worker_count("auto") // len(topology.of("http"))
+    # One alone would only add a process.
+    return min(share, _LOCAL_WORKERS) if share > 1 else 0
 
 
 def _agent_keys(topology: Topology) -> dict[str, Any]:
@@ -231,6 +250,15 @@ def _addresses(topology: Topology) -> list[str]:
 def scheme_of(layout: Layout) -> str:
     """What the balancer of a cluster whose files are written speaks: "http" or "https"."""
     return "https" if _of_balancer(layout, (), "tls_cert") else "http"
+
+
+def has_workers(layout: Layout, node_id: str) -> bool:
+    """Whether a frontend is configured to have workers. One that cannot be read has none."""
+    try:
+        document = read_file(str(layout.configuration(node_id)))
+        return worker_count(section(Http, document.get("http", {}), "[http]").workers) > 0
+    except ConfigurationError:
+        return False
 
 
 def address_to_open(topology: Topology, scheme: str = "http") -> str:

@@ -19,7 +19,10 @@ from twisted.logger import Logger
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.spawn import CHILD_MODULE
 from penncloud.platform.errors import ConfigurationError
+from penncloud.taps.http import WORKER_MODULE
 
+# The main programs of servers and of frontends' workers, which have the port of theirs.
+_PROGRAMS: Final = {CHILD_MODULE.encode(), WORKER_MODULE.encode()}
 _POLL_S: Final = 0.05
 # A process that was killed is gone at once, unless the kernel holds it in the middle of I/O.
 _KILLED_WAIT_S: Final = 5.0
@@ -38,7 +41,7 @@ def find(layout: Layout, proc: Path = Path("/proc")) -> list[int]:
             arguments = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue  # It has ended meanwhile, or is not ours to see.
-        if CHILD_MODULE.encode() in arguments and any(part.startswith(ours) for part in arguments):
+        if _PROGRAMS & set(arguments) and any(part.startswith(ours) for part in arguments):
             found.append(int(entry.name))
     return found
 

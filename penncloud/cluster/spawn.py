@@ -8,7 +8,7 @@ import site
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 import penncloud
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.topology import Server
-from penncloud.platform.supervisor import Ended, Launch, Running
+from penncloud.platform.supervisor import Ended, Launch, Running, Signal
 
 CHILD_MODULE: Final = "penncloud.cluster.child"
 # What is kept of a process's stdout and stderr, to say why it ended.
@@ -67,7 +67,7 @@ class _Child:
         self._transport = transport
         self.pid: int = transport.pid
 
-    def signal(self, name: Literal["TERM", "KILL"]) -> None:
+    def signal(self, name: Signal) -> None:
         with contextlib.suppress(ProcessExitedAlready):  # Its end is on its way to us.
             self._transport.signalProcess(name)
 

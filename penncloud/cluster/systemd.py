@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, Protocol
 
 from attrs import frozen
@@ -88,12 +88,13 @@ def real_systemctl(reactor: Any, program: str = SYSTEMCTL) -> Systemctl:
 
 @frozen
 class Unit:
-    """The server `id` as the systemd service `name`."""
+    """The server `id` as the systemd service `name`. `renews`: a reload replaces its workers."""
 
     id: str
     role: str
     name: str
     systemctl: Systemctl
+    renews: bool = False
 
     async def start(self) -> None:
         """Returns when it serves. Raises SystemdRefused."""
@@ -104,7 +105,9 @@ class Unit:
         await self.systemctl("stop", self.name)
 
     async def restart(self) -> None:
-        await self.systemctl("restart", self.name)
+        """A frontend with workers replaces them one by one, which cuts no request."""
+        verb = "reload-or-restart" if self.renews else "restart"
+        await self.systemctl(verb, self.name)
 
     async def describe(self) -> SupervisedServer:
         shown = await self.systemctl("show", self.name, f"--property={','.join(_PROPERTIES)}")
@@ -131,6 +134,11 @@ def _last_end(result: str, status: str) -> str:
     return f"{result} (status {status})"
 
 
-def units_of(servers: Sequence[tuple[str, str, str]], systemctl: Systemctl) -> dict[str, Unit]:
-    """By id, for (id, role, unit name)."""
-    return {node_id: Unit(node_id, role, name, systemctl) for node_id, role, name in servers}
+def units_of(
+    servers: Sequence[tuple[str, str, str]], systemctl: Systemctl, renewing: Collection[str] = ()
+) -> dict[str, Unit]:
+    """By id, for (id, role, unit name). `renewing` are the ids of those that have workers."""
+    return {
+        node_id: Unit(node_id, role, name, systemctl, node_id in renewing)
+        for node_id, role, name in servers
+    }

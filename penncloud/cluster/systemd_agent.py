@@ -17,10 +17,11 @@ from penncloud.cluster.agent_calls import CALLERS, AgentCalls
 from penncloud.cluster.systemd import Systemctl, units_of
 from penncloud.cluster.systemd_units import unit_name
 from penncloud.cluster.topology import ROLES
-from penncloud.platform.config import Agent, Cluster
+from penncloud.platform.config import Agent, Cluster, Http, section
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import listen_internal, port_of
+from penncloud.platform.resources import worker_count
 from penncloud.rpc.auth import load_secret
 from penncloud.rpc.calls import Calls
 from penncloud.rpc.registration import Identity, Registration
@@ -35,6 +36,12 @@ def servers_in(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if node_id:
             found.append((node_id, role, unit_name(role)))
     return found
+
+
+def with_workers(document: Mapping[str, Any]) -> list[str]:
+    """The id of the host's frontend, if it has workers. Raises ConfigurationError."""
+    role = section(Http, document.get("http", {}), "[http]")
+    return [role.id] if role.id and worker_count(role.workers) else []
 
 
 class SystemdAgent:
@@ -57,7 +64,7 @@ class SystemdAgent:
         self._cluster = cluster
         self._config = config
         calls = Calls()
-        AgentCalls(units_of(servers, systemctl)).serve(calls)
+        AgentCalls(units_of(servers, systemctl, with_workers(document))).serve(calls)
         growth.serve_none(calls)
         self._server = RpcServerFactory(
             environment, calls, secret=load_secret(cluster, config.host)

@@ -173,7 +173,7 @@ def polkit_rule() -> str:
     return f"""// The agent of PennCloud acts for the admin console: it may start, stop and restart the roles.
 polkit.addRule(function(action, subject) {{
     var units = [{units}];
-    var verbs = ["start", "stop", "restart"];
+    var verbs = ["start", "stop", "restart", "reload-or-restart"];
     if (action.id == "org.freedesktop.systemd1.manage-units" &&
         subject.user == "{USER}" &&
         units.indexOf(action.lookup("unit")) >= 0 &&

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from attrs import define
@@ -36,6 +36,7 @@ from penncloud.rpc.registration import (
     Register,
     Registered,
     Tip,
+    Worker,
 )
 
 # How long the servers known from an earlier run may take to come back: their longest pause between
@@ -55,6 +56,8 @@ class Session:
     registering: bool = False
     # How far its tablets reach, by its last answer to a ping; None before the first.
     tips: dict[int, Tip] | None = None
+    # The processes of a frontend, by the same answer.
+    workers: Sequence[Worker] = ()
     # Since when it has answered without a gap.
     live_since: float = 0.0
     # It is not told again before then that it may drop copies.
@@ -139,6 +142,12 @@ class Members:
     def mail(self) -> dict[str, MailPart]:
         """What the connected frontends' parts for mail do."""
         return {session.id: session.mail for session in self.sessions.values()}
+
+    @property
+    def workers(self) -> dict[str, Sequence[Worker]]:
+        """The processes of each connected frontend that has several."""
+        sessions = self.sessions.values()
+        return {session.id: session.workers for session in sessions if session.workers}
 
     def sight(self) -> Sight:
         """Who lives and what the storage servers have told."""
@@ -234,6 +243,7 @@ class Members:
             news = session.tips is None or session.mail != pong.mail
             session.mail = pong.mail
             session.tips = {tip.tablet: tip for tip in pong.tips}
+            session.workers = pong.workers
             if before != "live":
                 self.log.info("{id} is back", id=session.id)
                 session.live_since = self._clock.seconds()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-from penncloud.rpc.registration import MailPart
+from penncloud.rpc.registration import MailPart, Worker
 
 NodeState = Literal["live", "suspected", "dead", "drained"]
 TabletState = Literal["ok", "degraded", "damaged", "unavailable"]
@@ -30,6 +31,7 @@ class NodeInfo(msgspec.Struct, frozen=True):
     draining: bool = False  # storage: gives its tablets away, or has done so
     scheme: str = "http"  # http: what it speaks with browsers, "http" or "https"
     mail: MailPart = ""  # http: what the mail server in it does
+    workers: Sequence[Worker] = ()  # http: the processes that answer; none where it is one itself
 
 
 class TabletInfo(msgspec.Struct, frozen=True):

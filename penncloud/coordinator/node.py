@@ -205,7 +205,9 @@ class CoordinatorNode:
         state = self.decisions.machine.state
         copies = self._cluster.replication_factor
         seen = self.group.coordinators()
-        return Observer(state, members.detector, members.tips, seen, copies, members.mail)
+        return Observer(
+            state, members.detector, members.tips, seen, copies, members.mail, members.workers
+        )
 
     def _answer(self, request: Request) -> Reply:
         return answer(request, self.decisions.machine.tablet_map, self._observer().address)

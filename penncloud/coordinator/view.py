@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from attrs import field, frozen
@@ -20,7 +20,7 @@ from penncloud.coordinator.messages import (
 )
 from penncloud.coordinator.records import NodeRecord, State
 from penncloud.rpc.endpoints import address_text
-from penncloud.rpc.registration import MailPart, Tip
+from penncloud.rpc.registration import MailPart, Tip, Worker
 
 # Storage server -> tablet -> how far its copy reaches.
 Tips = Mapping[str, Mapping[int, Tip]]
@@ -41,7 +41,7 @@ class Observer:
     """One coordinator's sight: what was decided, whom it hears, and the members of its group.
 
     `copies`: how many members a tablet should have, if there are so many servers. `mail`: what the mail
-    servers within frontends do.
+    servers within frontends do. `workers`: the processes of frontends that have several, by id.
     """
 
     state: State
@@ -50,6 +50,7 @@ class Observer:
     coordinators: Mapping[str, CoordinatorSeen]
     copies: int = 1
     mail: Mapping[str, MailPart] = field(factory=dict)
+    workers: Mapping[str, Sequence[Worker]] = field(factory=dict)
 
     def liveness(self, node_id: str) -> Literal["live", "suspected", "dead"]:
         if (coordinator := self.coordinators.get(node_id)) is not None:
@@ -93,6 +94,7 @@ class Observer:
             draining=record.draining,
             scheme=node.scheme,
             mail=self.mail.get(node.id, ""),
+            workers=self.workers.get(node.id, ()),
         )
 
     def _node_state(self, record: NodeRecord) -> NodeState:

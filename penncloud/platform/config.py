@@ -139,6 +139,13 @@ class Http(Role, frozen=True, kw_only=True):
     # Configuration file whose [smtp] says where this frontend takes mail in whenever no other process of
     # its host does; empty: it does not.
     mail_config: str = ""
+    # Processes that answer requests, under one that holds the port and replaces them. "auto": one per core,
+    # and not more than one per 512 MiB of the machine's memory (each takes about 100 MiB under load). 0: one
+    # process does everything, and a restart refuses connections for some seconds.
+    workers: int | Literal["auto"] = "auto"
+    # Seconds that a worker which is replaced has to finish its requests, uploads among them, before they
+    # are cut. Its successor serves all the while.
+    drain_s: float = 300
     # Where browsers go when this frontend is to be left, e.g. "http://localhost:8080/".
     lb_url: str = "http://localhost:8080/"
     # A session ends so many hours after its last use.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
-from typing import Any
+import socket
+from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import ServerFactory
 
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
@@ -31,6 +33,31 @@ async def listen(reactor: Any, host: str, port: int, factory: Any) -> IListening
         taken = getattr(error.socketError, "errno", None) == errno.EADDRINUSE
         kind_of = PortTaken if taken else ConfigurationError
         raise kind_of(f"cannot listen on {host}:{port}: {reason}") from error
+
+
+async def hold_port(reactor: Any, host: str, port: int) -> IListeningPort:
+    """Listen without ever accepting: connections wait for the processes that inherit the socket.
+
+    Raises as `listen` does.
+    """
+    held: Any = await listen(reactor, host, port, ServerFactory())
+    held.stopReading()
+    return cast(IListeningPort, held)
+
+
+def descriptor_of(held: IListeningPort | None) -> int:
+    """The socket of a port that is held, to be inherited."""
+    return int(cast(Any, held).fileno())
+
+
+def accept_from(reactor: Any, descriptor: int, factory: Any) -> IListeningPort:
+    """Accept from an inherited listening socket, which is taken over: its descriptor is closed when this ends
+    to listen. The socket itself stays open for the others that have it."""
+    inherited = socket.socket(fileno=descriptor)
+    found: IListeningPort = reactor.adoptStreamPort(descriptor, inherited.family, factory)
+    # The port has a duplicate of its own.
+    inherited.close()
+    return found
 
 
 async def listen_internal(

@@ -1,11 +1,17 @@
-"""Where the files that come with the program are: `static/`, in a checkout and in an installation."""
+"""What there is for the program to use: the files that come with it, in a checkout and in an installation;
+and the machine's cores and memory.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from pathlib import Path
+from typing import Final
 
 from penncloud.platform.errors import ConfigurationError
+
+MAX_WORKERS: Final = 64
 
 # A file that every copy of `static/` has.
 _LANDMARK = "css/penncloud.css"
@@ -40,3 +46,21 @@ def version() -> str:
         return importlib.metadata.version("penncloud")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+# Below it a process more makes others wait for memory rather than do more work.
+_WORKER_BYTES: Final = 512 * 1024 * 1024
+
+
+def worker_count(configured: int | str) -> int:
+    """How many workers a frontend has on this machine: as configured, or for "auto" one per core that this
+    process may use, and at most one for every 512 MiB of the machine's memory.
+
+    Raises ConfigurationError for a number that is none.
+    """
+    if not isinstance(configured, str):
+        if not 0 <= configured <= MAX_WORKERS:
+            raise ConfigurationError(f"[http]: workers: from 0 to {MAX_WORKERS}, or auto")
+        return configured
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(len(os.sched_getaffinity(0)), memory_bytes // _WORKER_BYTES, MAX_WORKERS)

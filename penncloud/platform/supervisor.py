@@ -28,6 +28,7 @@ from twisted.logger import Logger
 from penncloud.platform.config import Agent
 
 State = Literal["down", "running", "waiting", "stopping"]
+Signal = Literal["TERM", "KILL", "HUP"]
 
 
 @frozen
@@ -50,7 +51,7 @@ class Running(Protocol):
     @property
     def pid(self) -> int: ...
 
-    def signal(self, name: Literal["TERM", "KILL"]) -> None:
+    def signal(self, name: Signal) -> None:
         """Send it a signal; nothing happens when it has ended already."""
         ...
 
@@ -130,6 +131,13 @@ class Supervised:
         done = self.stop()
         self.start()
         return done
+
+    def renew(self) -> bool:
+        """Have a process that replaces its own workers do so (SIGHUP); False when it does not run."""
+        if self.state != "running" or self._process is None:
+            return False
+        self._process.signal("HUP")
+        return True
 
     def kill(self) -> None:
         """End it without waiting; it is down, or was to be, in any case."""

@@ -122,6 +122,18 @@ class Tip(msgspec.Struct, frozen=True):
     lag: dict[str, int] = {}
 
 
+class Worker(msgspec.Struct, frozen=True):
+    """One of the processes that answer for a frontend. `pid` 0: it was not started yet.
+
+    `waiting`: it died and will be started again after a pause. `retiring`: it finishes what it has begun,
+    while its successor, which has the same number, serves.
+    """
+
+    number: int
+    pid: int
+    state: Literal["starting", "serving", "retiring", "waiting"]
+
+
 class Pong(msgspec.Struct, tag="pong", frozen=True):
     """Note, role to coordinator: the answer to the Ping of the same number. `mail`: a frontend's."""
 
@@ -130,6 +142,7 @@ class Pong(msgspec.Struct, tag="pong", frozen=True):
     incarnation: int
     tips: Sequence[Tip] = ()
     mail: MailPart = ""
+    workers: Sequence[Worker] = ()
 
 
 class TabletAssignment(msgspec.Struct, frozen=True):
@@ -249,8 +262,9 @@ class Registration:
     `on_coordinators` is given all their addresses when they have changed.
     `on_assign` (storage servers) is given each assignment and returns, or fires, when it is durable;
     what it raises is answered to the coordinator, which sends the assignment again. `tips` tells how
-    far the tablets of this server reach, `mail` what a frontend's part for mail does; they are called for
-    every ping and have to be quick. `incarnation`: None for a new one by the clock.
+    far the tablets of this server reach, `mail` and `workers` what a frontend's part for mail and its
+    processes do; they are called for every ping and have to be quick. `incarnation`: None for a new one by
+    the clock.
     """
 
     log = Logger()
@@ -266,6 +280,7 @@ class Registration:
         incarnation: int | None = None,
         on_coordinators: OnCoordinators | None = None,
         mail: Callable[[], MailPart] = lambda: "",
+        workers: Callable[[], Sequence[Worker]] = tuple,
     ) -> None:
         self.info = info
         self.incarnation = new_incarnation(environment) if incarnation is None else incarnation
@@ -274,6 +289,7 @@ class Registration:
         self._on_assign = on_assign
         self._tips = tips
         self._mail = mail
+        self._workers = workers
         self._on_coordinators = on_coordinators
         self._secret = b""
         self._calls = Calls()
@@ -419,7 +435,14 @@ class Registration:
         connection.drop(f"registration failed: {failure.getErrorMessage()}")
 
     def _ping(self, connection: RpcProtocol, ping: Ping) -> None:
-        pong = Pong(ping.number, self.info.pid, self.incarnation, self._tips(), self._mail())
+        pong = Pong(
+            ping.number,
+            self.info.pid,
+            self.incarnation,
+            self._tips(),
+            self._mail(),
+            self._workers(),
+        )
         try:
             connection.note(pong)
         except (Disconnected, RpcBusy) as error:

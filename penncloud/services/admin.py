@@ -9,13 +9,21 @@ it is destructive, which asks for the server's name. Every action is in the audi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal, Protocol
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
-from penncloud.client.directory import ClusterView, Directory, NodeInfo, NoSuchNode, TabletInfo
+from penncloud.client.directory import (
+    ClusterView,
+    Directory,
+    NodeInfo,
+    NoSuchNode,
+    TabletInfo,
+    Worker,
+)
 from penncloud.client.table import Unavailable
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
@@ -59,6 +67,7 @@ class Server:
     seen_s: float
     actions: tuple[Action, ...]
     mail: str = ""
+    workers: Sequence[Worker] = ()
 
 
 @frozen
@@ -103,6 +112,7 @@ def servers_of(view: ClusterView, stale: bool = False) -> list[Server]:
             node.seen_s,
             _actions(node, stale),
             node.mail,
+            node.workers,
         )
         for node in nodes.values()
     ]
@@ -153,6 +163,14 @@ def effect(
     if action == "disable":
         lines, last = _disabled(node_id, others)
         return Effect(lines, last)
+    if action == "restart" and server.workers:
+        return Effect(
+            [
+                f"Its {_count_workers(server)} are replaced one by one: new ones take the visitors while the"
+                " old ones finish what they have begun. Nobody is cut off."
+            ],
+            False,
+        )
     lines = _stopped(view, server, others)
     if node_id == own_id:
         lines.append("It serves this very page: come back through the load balancer.")
@@ -236,6 +254,11 @@ def _storage_stopped(view: ClusterView, server: Server) -> list[str]:
     if not lines:
         lines.append(f"{server.id} holds no tablet: nobody is hit.")
     return lines
+
+
+def _count_workers(server: Server) -> str:
+    count = len({one.number for one in server.workers})
+    return "worker" if count == 1 else f"{count} workers"
 
 
 def _count(tablets: list[TabletInfo], one: str, many: str) -> str:

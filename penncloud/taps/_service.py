@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from prometheus_client import CollectorRegistry
 from twisted.application.service import Service
@@ -24,7 +24,7 @@ from penncloud.platform.config import SECTIONS, Cluster, Role
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import listen_internal
-from penncloud.platform.metrics import metrics_site, process_registry
+from penncloud.platform.metrics import Family, metrics_site, process_registry
 from penncloud.platform.process import real_environment, use_monotonic_clock
 from penncloud.platform.resources import version
 from penncloud.platform.threads import BoundedPool
@@ -33,7 +33,7 @@ from penncloud.rpc.auth import load_secret
 from penncloud.taps._reload import reloaded
 from penncloud.taps._supervision import Supervision
 
-__all__ = ["Node", "RoleService", "stop_with_error"]
+__all__ = ["Node", "RoleService", "WithWorkers", "stop_with_error", "world_of"]
 
 
 class Node(Protocol):
@@ -53,6 +53,15 @@ class Node(Protocol):
 
     def reload(self, role: Role) -> frozenset[str]:
         """Take up what of the section can be changed while it runs; the names of those keys."""
+        ...
+
+
+@runtime_checkable
+class WithWorkers(Protocol):
+    """A node that has other processes, whose metrics are shown with its own."""
+
+    async def worker_metrics(self) -> Mapping[str, Sequence[Family]]:
+        """By what the label `worker` is to say; answers within a bound."""
         ...
 
 
@@ -91,18 +100,13 @@ class RoleService(Service):
         use_monotonic_clock(reactor)
         self._pool = BoundedPool(reactor)
         self._pool.start()
-        load_secret(self._cluster, self._role.host)
-        credentials = None
-        if self._cluster.tls_dir:
-            credentials = Credentials.at(self._cluster.tls_dir, self._role.id)
-            _check_holder(credentials, self._role)
-        environment = real_environment(reactor, self._pool, credentials)
+        environment = world_of(reactor, self._pool, self._cluster, self._role)
         supervision = Supervision(environment.manager, reactor, self._role.id)
         self._supervision = supervision
         supervision.starting()
         registry = process_registry(environment.now, version())
         if self._role.metrics_port:
-            site = metrics_site(registry, reactor, self._trouble)
+            site = metrics_site(registry, reactor, self._trouble, self._worker_metrics)
             self._metrics_port = await listen_internal(
                 environment, self._role.host, self._role.metrics_port, site, ANY_ROLE
             )
@@ -149,6 +153,10 @@ class RoleService(Service):
             return "it starts or stops"
         return self._node.trouble()
 
+    async def _worker_metrics(self) -> Mapping[str, Sequence[Family]]:
+        node: object = self._node
+        return await node.worker_metrics() if isinstance(node, WithWorkers) else {}
+
     async def _stop(self) -> None:
         self._serves = False
         if self._supervision is not None:
@@ -161,6 +169,16 @@ class RoleService(Service):
             self._pool.stop()
         if self._supervision is not None:
             self._supervision.stopped()
+
+
+def world_of(reactor: Any, pool: BoundedPool, cluster: Cluster, role: Role) -> Environment:
+    """The environment of a real process of this role. Raises ConfigurationError."""
+    load_secret(cluster, role.host)
+    credentials = None
+    if cluster.tls_dir:
+        credentials = Credentials.at(cluster.tls_dir, role.id)
+        _check_holder(credentials, role)
+    return real_environment(reactor, pool, credentials)
 
 
 def _check_holder(credentials: Credentials, role: Role) -> None:

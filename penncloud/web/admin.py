@@ -7,6 +7,7 @@ the server table fresh.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from penncloud.client.directory import NoSuchNode
+from penncloud.client.directory import NoSuchNode, Worker
 from penncloud.client.table import Refused
 from penncloud.platform.errors import PennCloudError
 from penncloud.services.admin import (
@@ -94,6 +95,7 @@ class AdminPages:
             freshness=_freshness(overview),
             roles=_ROLES,
             possible=_possible,
+            workers_text=workers_text,
             done=_done(request),
         )
 
@@ -221,6 +223,15 @@ def _possible(role: str) -> tuple[Action, ...]:
     if role == "agent":
         return ()
     return ACTIONS if role == "http" else ("start", "stop", "restart")
+
+
+def workers_text(workers: Sequence[Worker]) -> str:
+    """The processes of a frontend, each by its number; `js/admin.js` says it in the same way."""
+    told = (
+        f"{one.number}: {one.pid or '-'}{'' if one.state == 'serving' else f' {one.state}'}"
+        for one in workers
+    )
+    return ", ".join(told)
 
 
 def _done(request: WebRequest) -> str:

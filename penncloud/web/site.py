@@ -34,9 +34,9 @@ _HEADERS_S: Final = 20.0
 # Connections at once; further ones are closed at once. Well below the usual limit of descriptors.
 _MAX_CONNECTIONS: Final = 4000
 # Seconds that requests under way are given when the server ends.
-_GRACE_S: Final = 10.0
+GRACE_S: Final = 10.0
 
-__all__ = ["WebChannel", "WebSite"]
+__all__ = ["GRACE_S", "WebChannel", "WebSite"]
 
 
 class WebChannel(HTTPChannel):
@@ -173,7 +173,8 @@ class WebSite(Site):
         self.trusted = trusted
         self.channels: set[WebChannel] = set()
         self.is_ending = False
-        self._all_gone: Deferred[None] | None = None
+        self._awaiting_end: list[Deferred[None]] = []
+        self._deadline: IDelayedCall | None = None
         self._requests = Counter(
             "penncloud_http_requests_total",
             "Requests answered, by method and status.",
@@ -214,25 +215,42 @@ class WebSite(Site):
                     status=request.code,
                 )
 
-    async def end(self) -> None:
-        """Close what is idle, let requests finish for a while, then close everything."""
+    async def end(self, within_s: float = GRACE_S, *, patient: bool = False) -> None:
+        """Let requests under way finish, for so long at most, then close everything.
+
+        Connections without a request are closed at once. If `patient` they stay until they are used once
+        more or time out as ever: a client that is about to use one does not find it closed. Called again
+        meanwhile, this can only hasten the end.
+        """
         self.is_ending = True
-        for channel in list(self.channels):
-            channel.persistent = 0
-            if channel.is_idle:
-                channel.loseConnection()
+        if not patient:
+            for channel in list(self.channels):
+                channel.persistent = 0
+                if channel.is_idle:
+                    channel.loseConnection()
         if not self.channels:
             return
-        self._all_gone = Deferred()
-        deadline = self.reactor.callLater(_GRACE_S, self._abort_all)
-        await self._all_gone
-        if deadline.active():
+        self._abort_within(within_s)
+        gone: Deferred[None] = Deferred()
+        self._awaiting_end.append(gone)
+        await gone
+
+    def _abort_within(self, seconds: float) -> None:
+        deadline = self._deadline
+        if deadline is not None and deadline.active():
+            if deadline.getTime() <= self.reactor.seconds() + seconds:
+                return
             deadline.cancel()
+        self._deadline = self.reactor.callLater(seconds, self._abort_all)
 
     def channel_lost(self) -> None:
         """From a channel: its connection is gone."""
-        if not self.channels and self._all_gone is not None:
-            gone, self._all_gone = self._all_gone, None
+        if self.channels or not self.is_ending:
+            return
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        awaiting, self._awaiting_end = self._awaiting_end, []
+        for gone in awaiting:
             gone.callback(None)
 
     def _abort_all(self) -> None:

@@ -17,10 +17,17 @@ function tell(text, stale) {
   freshness.className = stale ? "stale" : "fresh";
 }
 
+function workersText(workers) {
+  return workers.map((one) => `${one.number}: ${one.pid || "-"}${one.state === "serving" ? "" : ` ${one.state}`}`).join(", ");
+}
+
 function update(row, server) {
   const field = (name) => row.querySelector(`[data-field="${name}"]`);
   show(field("address"), server.address);
   show(field("pid"), server.pid ? String(server.pid) : "");
+  const workers = field("workers");
+  workers.hidden = server.workers.length === 0;
+  show(workers, workersText(server.workers));
   const state = field("state");
   show(state, server.state);
   state.className = `state ${server.state}`;

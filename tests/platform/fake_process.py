@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 from attrs import define, field
 
-from penncloud.platform.supervisor import Ended
+from penncloud.platform.supervisor import Ended, Signal
 
 
 @define
@@ -20,9 +19,9 @@ class FakeProcess:
     signals: list[str] = field(factory=list)
     alive: bool = True
 
-    def signal(self, name: Literal["TERM", "KILL"]) -> None:
+    def signal(self, name: Signal) -> None:
         self.signals.append(name)
-        if self.alive and (name == "KILL" or not self.stubborn):
+        if self.alive and name != "HUP" and (name == "KILL" or not self.stubborn):
             self.end(Ended(None, 9 if name == "KILL" else 15))
 
     def end(self, how: Ended) -> None:

@@ -136,14 +136,14 @@ class HttpNodeTests(TestCase):
         names = [f"user{number:03}" for number in range(205)]
         for name in names:
             await node.context.accounts.create(name, "correct horse")
-        self.assertEqual([name async for name in node._account_names()], names)
+        self.assertEqual([name async for name in node.household.account_names()], names)
 
     async def test_can_be_stopped_while_it_waits_for_the_store(self) -> None:
         """A cluster that never came up can still be ended."""
         table = MemoryTable(unavailable=True)
         node = self.node(table)
         starting = Deferred.fromCoroutine(node.start())
-        while node._starting is None:
+        while not node.household.is_preparing:
             await _turn()
         await node.stop()
         await starting
