@@ -28,7 +28,8 @@ from penncloud.rpc.errors import Refusal
 _ACTIONS: Final = {
     "stop": "stop a server in order; it stays down until it is started",
     "start": "start a server that is down",
-    "restart": "stop a server in order and start it",
+    "restart": "stop a server in order and start it; a frontend replaces its workers one by one, which"
+    " cuts no request",
 }
 _POLL_S: Final = 0.5
 # A new server is even when nothing has moved for so long: the coordinators plan twice a second, and a

@@ -19,8 +19,10 @@ from penncloud.client.directory import (
     CoordinatorInfo,
     Directory,
     MemoryDirectory,
+    NodeInfo,
     NoSuchNode,
     TabletInfo,
+    Worker,
 )
 from tests.lb.test_balance import http
 
@@ -77,6 +79,21 @@ class DirectoryCommandTests(SynchronousTestCase):
             )
             self.assertIn(node_id, str(failure.value))
 
+    def test_workers(self) -> None:
+        """What the processes of a frontend do can be seen at a glance, and each by itself in JSON."""
+        workers = [
+            Worker(1, 51, "serving"),
+            Worker(1, 50, "retiring"),
+            Worker(2, 52, "serving"),
+            Worker(3, 0, "waiting"),
+        ]
+        node = NodeInfo("http", "http-1", "127.0.0.1", 8081, 5, "live", workers=workers)
+        self.directory.set(node)
+        text = self.ran(status.show, "status")
+        self.assertIn("live, 2 workers, 1 retiring, 1 waiting", text)
+        [shown] = json.loads(self.ran(status.show, "status", "--json"))["nodes"]
+        self.assertEqual(shown["workers"][1], {"number": 1, "pid": 50, "state": "retiring"})
+
     def test_status_json(self) -> None:
         """One document with exactly the keys that scripts rely on."""
         document = json.loads(self.ran(status.show, "status", "--json"))
@@ -91,6 +108,7 @@ class DirectoryCommandTests(SynchronousTestCase):
                 "pid": 1001,
                 "state": "suspected",
                 "mail": "",
+                "workers": [],
             },
         )
         self.assertEqual(

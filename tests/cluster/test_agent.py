@@ -47,6 +47,7 @@ class AgentTests(TestCase):
         servers = (
             Server("coordinator", "coordinator-1", 8600),
             Server("storage", "storage-1", 8700),
+            Server("http", "http-1", 8081),
             Server("lb", "lb-1", 8080),
         )
         self.launchers = {server.id: FakeLauncher() for server in servers}
@@ -90,6 +91,24 @@ class AgentTests(TestCase):
         await control.restart("storage-1")
         self.assertEqual(len(self.launchers["storage-1"].started), 3)
         self.assertEqual(self.state("lb-1"), "running")
+
+    async def test_restart_of_a_frontend(self) -> None:
+        """One with workers is told to renew them; one that was started without is stopped and started,
+        whatever its configuration says by now."""
+        control = self.control(self.address)
+        launcher = self.launchers["http-1"]
+        configuration = self.layout.configuration("http-1")
+        await control.restart("http-1")
+        self.assertEqual((len(launcher.started), launcher.started[0].signals), (2, ["TERM"]))
+        configuration.write_text('[http]\nid = "http-1"\nworkers = 2\n')
+        await control.restart("http-1")
+        self.assertEqual((len(launcher.started), launcher.started[1].signals), (3, ["TERM"]))
+        configuration.write_text('[http]\nid = "http-1"\nworkers = 0\n')
+        await control.restart("http-1")
+        self.assertEqual((len(launcher.started), launcher.last.signals), (3, ["HUP"]))
+        await control.stop("http-1")
+        await control.restart("http-1")
+        self.assertEqual(len(launcher.started), 4)
 
     async def test_list(self) -> None:
         """The agent tells each server's state, and why it ended the last time."""
@@ -183,7 +202,7 @@ class AgentTests(TestCase):
         self.events.clear()
         await self.agent.stop()
         down = [node_id for node_id, state in self.events if state == "down"]
-        self.assertEqual(down, ["lb-1", "storage-1", "coordinator-1"])
+        self.assertEqual(down, ["lb-1", "http-1", "storage-1", "coordinator-1"])
         self.assertTrue(is_free("127.0.0.1", self.port))
 
     async def test_port_taken(self) -> None:

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from penncloud.cluster.layout import Layout
 from penncloud.cluster.leftovers import find
 from penncloud.cluster.spawn import CHILD_MODULE
+from penncloud.taps.http import WORKER_MODULE
 
 
 class FindTests(SynchronousTestCase):
@@ -35,3 +36,10 @@ class FindTests(SynchronousTestCase):
         self.process(os.getpid(), *ours, "/srv/cloud/etc/http-1.toml")
         (self.proc / "105").mkdir()
         self.assertEqual(find(self.layout, self.proc), [101])
+
+    def test_workers(self) -> None:
+        """A frontend's workers have its port: they are waited for as well."""
+        self.process(
+            201, "python", "-m", WORKER_MODULE, "101", "http-1", "1", "/srv/cloud/etc/http-1.toml"
+        )
+        self.assertEqual(find(self.layout, self.proc), [201])

@@ -93,6 +93,21 @@ class AgentTests(TestCase):
             ],
         )
 
+    async def test_restart_of_a_frontend(self) -> None:
+        """One with workers renews them at a reload; where it does not run, it is started."""
+        for workers, verb in ((2, "reload-or-restart"), (0, "restart")):
+            document = {"http": {"id": "http-1", "workers": workers}}
+            agent = SystemdAgent(
+                self.environment, document, Cluster(), Agent(port=0), self.systemctl
+            )
+            await agent.start()
+            control = AgentControl(
+                self.environment, Cluster(), MemoryDirectory(), [f"127.0.0.1:{agent.port}"]
+            )
+            await control.restart("http-1")
+            await agent.stop()
+            self.assertIn((verb, "penncloud-http.service"), self.systemctl.asked)
+
     async def test_list(self) -> None:
         found = await self.control.servers(self.address)
         self.assertEqual({server.id for server in found}, {"storage-7", "lb-1"})

@@ -18,6 +18,7 @@ from penncloud.client.directory import (
     NodeState,
     NoSuchNode,
     TabletInfo,
+    Worker,
 )
 from penncloud.client.memory import MemoryTable
 from penncloud.client.table import Unavailable
@@ -52,6 +53,18 @@ def environment_of(clock: Clock) -> Environment:
 
     chance = random.Random(2)
     return Environment(clock, lambda: 1.7e9 + clock.seconds(), chance, chance.randbytes, no_threads)
+
+
+class WorkersTests(SynchronousTestCase):
+    def test_restart_of_a_frontend(self) -> None:
+        """With workers nobody is hit, and no name has to be typed."""
+        workers = [Worker(1, 5, "serving"), Worker(2, 6, "serving"), Worker(2, 4, "retiring")]
+        view = ClusterView([node("http-1", workers=workers), node("http-2")], [], [])
+        found = effect(view, "http-1", "restart", "http-2")
+        self.assertFalse(found.destructive)
+        self.assertIn("2 workers are replaced one by one", found.lines[0])
+        self.assertTrue(effect(view, "http-1", "stop", "http-2").destructive)
+        self.assertTrue(effect(view, "http-2", "restart", "http-1").destructive)
 
 
 class SilentDirectory(MemoryDirectory):

@@ -171,6 +171,38 @@ class ConnectionTests(SynchronousTestCase):
         self.successResultOf(ending)
         self.answers[0].callback(b"too late")
 
+    def test_patient_end(self) -> None:
+        """A connection without a request may be used once more, as its client may be about to."""
+        idle_channel, idle = self.connect()
+        _, unused = self.connect()
+        ending = Deferred.fromCoroutine(self.site.end(300, patient=True))
+        self.assertTrue(idle.connected)
+        idle_channel.dataReceived(GET)
+        self.answers[0].callback(b"done")
+        self.assertIn(b"200 OK", idle.value())
+        self.assertIn(b"connection: close", idle.value().lower())
+        self.assertFalse(idle.connected)
+        self.assertNoResult(ending)
+        self.clock.advance(61.0)
+        self.assertFalse(unused.connected)
+        self.successResultOf(ending)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_patience_may_end(self) -> None:
+        """An end that was patient can be hastened, not slowed down."""
+        channel, transport = self.connect()
+        channel.dataReceived(GET)
+        _, idle = self.connect()
+        patient = Deferred.fromCoroutine(self.site.end(300, patient=True))
+        hasty = Deferred.fromCoroutine(self.site.end(8))
+        self.assertFalse(idle.connected)
+        slow = Deferred.fromCoroutine(self.site.end(500, patient=True))
+        self.clock.advance(8.0)
+        self.assertTrue(transport.aborted)
+        for ending in (patient, hasty, slow):
+            self.successResultOf(ending)
+        self.answers[0].callback(b"too late")
+
     def test_early_answer_reads_on_for_a_while_only(self) -> None:
         """The rest of a refused body is thrown away, with bounds in time."""
         channel, transport = self.connect()
