@@ -41,7 +41,7 @@ class Frontends:
         """
         pool = self._fresh if fresh else self._kept
         key = (frontend.id, frontend.incarnation, frontend.host, frontend.port)
-        connecting: Deferred[Any] = pool.getConnection(key, self._endpoint(frontend))
+        connecting: Deferred[Any] = pool.getConnection(key, self.endpoint(frontend))
         return connecting
 
     def close(self) -> Deferred[Any]:
@@ -58,7 +58,8 @@ class Frontends:
         pool._factory = _QuietFactory
         return pool
 
-    def _endpoint(self, frontend: NodeInfo) -> IStreamClientEndpoint:
+    def endpoint(self, frontend: NodeInfo) -> IStreamClientEndpoint:
+        """Where a frontend listens. Raises ConfigurationError."""
         environment = self._environment
         endpoint = client_endpoint(environment.reactor, frontend.host, frontend.port, CONNECT_S)
         if frontend.scheme != "https":

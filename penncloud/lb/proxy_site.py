@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from prometheus_client import CollectorRegistry
+from twisted.internet.protocol import connectionDone
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import Request
@@ -17,6 +18,7 @@ from penncloud.lb.frontends import Frontends
 from penncloud.lb.proxy import Exchange, Upload
 from penncloud.lb.redirect import BadRequest, origin_form, requested_name
 from penncloud.lb.site import HSTS, IDLE_S, Balancer, Nowhere
+from penncloud.lb.upgrade import MAX_TUNNELS, Tunnel, Upgrading, wants_websocket
 from penncloud.platform import trace
 from penncloud.platform.environment import Environment
 from penncloud.platform.quiet_site import QuietSite
@@ -38,6 +40,8 @@ class Proxy:
         self.failures = Failures(environment.reactor)
         self.trusted = trusted
         self.balancer = balancer
+        # Requests that have become WebSockets.
+        self.tunnels = 0
         self._turns = turns
 
     @property
@@ -59,17 +63,44 @@ class Proxy:
         self.balancer.count(outcome)
 
 
+class ProxyChannel(HTTPChannel):
+    """A client's connection, which may become one side of a WebSocket."""
+
+    transport: Any
+    _tunnel: Tunnel | None = None
+
+    def become(self, tunnel: Tunnel) -> bytes:
+        """Be no HTTP any more; what the client has sent already."""
+        self._tunnel = tunnel
+        self.setTimeout(None)
+        early, self._dataBuffer = b"".join(self._dataBuffer), []
+        self.requests.clear()
+        self.transport.unregisterProducer()
+        return early
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel.from_client(data)
+        else:
+            super().dataReceived(data)
+
+    def connectionLost(self, reason: Any = connectionDone) -> None:
+        super().connectionLost(reason)
+        if self._tunnel is not None:
+            self._tunnel.client_lost()
+
+
 class ProxyRequest(Request):
     """A request that is handed on; those that no frontend can have get the balancer's own answer."""
 
-    channel: HTTPChannel
+    channel: ProxyChannel
     site: ProxySite
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.site = cast(Any, self.channel).site
         self.trace_id = ""
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | Upgrading | None = None
         self._complete = False
         self._finish_pending = False
         self._left_bytes = _LINGER_BYTES
@@ -94,6 +125,14 @@ class ProxyRequest(Request):
         if self.path == b"/healthz" or not proxy.has_frontends:
             return
         self._name()
+        if (
+            wants_websocket(self.method, self.clientproto, self.requestHeaders)
+            and length == 0
+            and proxy.tunnels < MAX_TUNNELS
+        ):
+            self._exchange = Upgrading(proxy, self)
+            self._exchange.begin()
+            return
         upload = None
         if length != 0:
             upload = Upload(length, self._pause_client, self._resume_client)
@@ -143,6 +182,11 @@ class ProxyRequest(Request):
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         self.registerProducer(producer, True)
         self.write(b"")
+
+    def go_on(self) -> None:
+        """It does not become a WebSocket: hand it on as what it is else."""
+        self._exchange = Exchange(self.site.proxy, self, None)
+        self._exchange.begin()
 
     def end_answer(self) -> None:
         """The answer is complete. What the client still sends is thrown away, within bounds, so that it can
@@ -213,6 +257,9 @@ class ProxySite(QuietSite):
         )
         self.displayTracebacks = False
         self.proxy = proxy
+
+    def protocol(self) -> ProxyChannel:  # type: ignore[override]
+        return ProxyChannel()
 
 
 def proxy_site(
