@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -33,6 +36,10 @@ from penncloud.services.backups._restoring import floor_of, row_within
 from penncloud.storage.backup_messages import SnapshotCell
 
 VALUES = [b"", b"small", b"x" * (LARGE - 1), b"y" * LARGE, b"z" * 100_000]
+
+
+def _no_link(source: Path, target: Path) -> None:
+    raise OSError(errno.EPERM, "no links on this disk")
 
 
 class MemorySnapshot:
@@ -145,6 +152,35 @@ class SaveTests(BackupTestCase):
         self.assertEqual(len(second.packs), 2)
         for manifest in (first, second):
             self.assertEqual(verify_files(self.repository, manifest).cells, manifest.cells)
+
+    def test_unchanged_tablets(self) -> None:
+        """A tablet in which nothing was written is not read again; the backup has it all the same, also
+        on a disk without links, and when the one before is removed."""
+        self.fill()
+        before = MemorySnapshot(self.table, 3)
+        first = self.save(before)
+        row = next(
+            b"new%d" % n for n in range(99) if row_hash(b"new%d" % n) >= before.tablets[2].lo
+        )
+        self.put(row, b"c", b"n" * LARGE)
+        for link in (os.link, _no_link):
+            self.patch(os, "link", link)
+            snapshot = MemorySnapshot(self.table, 3)
+            snapshot.tablets[:2] = before.tablets[:2]
+            snapshot.lost = {1, 2}  # Nobody could read them.
+            second = self.save(snapshot)
+            self.assertEqual(second.cells, first.cells + 1)
+            self.assertEqual(verify_files(self.repository, second).hex(), second.digest)
+        # After a change of the primary versions say nothing.
+        epochs = [evolve(tablet, epoch=2) for tablet in snapshot.tablets]
+        snapshot.tablets = epochs
+        work = save(snapshot, self.repository, self.environment, "c1", self.said.append)
+        self.now += 60
+        self.failureResultOf(Deferred.fromCoroutine(work), SnapshotLost)
+        self.repository.remove(first.name)
+        target = MemoryTable()
+        self.run_now(restore(self.repository, second, self.target(target), replace=False))
+        self.assertEqual(self.contents(target), self.contents(self.table))
 
     def test_another_cluster(self) -> None:
         """Equal versions mean equal values within one cluster only."""

@@ -2,7 +2,8 @@
 
     FORMAT                     "penncloud backup 1"
     LOCK                       held by the program that writes
-    backups/NAME/ID.cells      the cells of one tablet: frames of at most FRAME_CELLS cells
+    backups/NAME/ID.cells      the cells of one tablet: frames of at most FRAME_CELLS cells; a hard link
+                               to that of the backup before where nothing has changed
     backups/NAME/manifest.json written last: without it the backup is not there
     packs/NAME.pack            values of LARGE bytes and more, one after the other
 
@@ -254,10 +255,26 @@ class BackupWriter:
     def add(self, cell: SavedCell) -> None:
         """The next cell of the tablet; its value is in it, or in a pack already."""
         self._frame.append(cell)
-        if cell.place is not None:
-            self._packs.add(cell.place.pack)
+        self.names(cell)
         if len(self._frame) >= FRAME_CELLS:
             self._write_frame()
+
+    def names(self, cell: SavedCell) -> None:
+        """The backup needs the pack that the cell's value is in."""
+        if cell.place is not None:
+            self._packs.add(cell.place.pack)
+
+    def keep_tablet(self, earlier: str, tablet: int) -> None:
+        """The tablet's cells are those of an earlier backup, in the same file if the disk can do that."""
+        file = f"{tablet}.cells"
+        source = self._path.parent / earlier / file
+        try:
+            os.link(source, self._path / file)
+        except OSError:
+            with source.open("rb") as old, (self._path / file).open("xb") as new:
+                shutil.copyfileobj(old, new)
+                self.new_bytes += new.tell()
+                _sync(new)
 
     def pack(self, value: bytes) -> Place:
         """Write a large value."""
@@ -303,8 +320,12 @@ class BackupWriter:
 
 def _sync_and_close(file: BinaryIO) -> None:
     with file:
-        file.flush()
-        os.fsync(file.fileno())
+        _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:

@@ -1,4 +1,8 @@
-"""From a snapshot of the cluster to a backup: every cell's name, and every value that is new."""
+"""From a snapshot of the cluster to a backup: every cell's name, and every value that is new.
+
+A tablet in which nothing was written since the backup before (within one epoch its version grows with every
+mutation) is not read from the cluster at all.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +51,14 @@ class Snapshot(Protocol):
 
 
 class _Known:
-    """Large values of an earlier backup of the same cluster, by cell and version."""
+    """What an earlier backup of the same cluster has: the tablets that are still the same, and the large
+    values of the others, by cell and version."""
 
-    def __init__(self, repository: Repository, cluster: str) -> None:
+    def __init__(
+        self, repository: Repository, cluster: str, tablets: Sequence[SavedTablet]
+    ) -> None:
+        self.name = ""
+        self.unchanged: set[int] = set()
         self._found: dict[tuple[bytes, bytes], tuple[int, int, Place, bytes]] = {}
         try:
             earlier = repository.latest()
@@ -57,7 +66,11 @@ class _Known:
             return
         if earlier.cluster != cluster:
             return
+        self.name = earlier.name
+        self.unchanged = {tablet.id for tablet in earlier.tablets if tablet in tablets}
         for tablet in earlier.tablets:
+            if tablet.id in self.unchanged:
+                continue
             for frame in repository.cells(earlier.name, tablet.id):
                 for cell in frame:
                     if cell.place is not None:
@@ -86,15 +99,27 @@ class _Saver:
     """One backup being made."""
 
     _snapshot: Snapshot
+    _repository: Repository
     _known: _Known
     _writer: BackupWriter
     _digest: Digest
 
     async def save_tablet(self, tablet: TabletSnapshot) -> None:
+        if tablet.id in self._known.unchanged:
+            self._keep_tablet(tablet.id)
+            return
         self._writer.begin_tablet(tablet.id)
         async for page in self._snapshot.cells(tablet, LARGE):
             await self._save_page(tablet, page)
         self._writer.end_tablet()
+
+    def _keep_tablet(self, tablet: int) -> None:
+        for frame in self._repository.cells(self._known.name, tablet):
+            for cell in frame:
+                hashed = value_hash(cell.value) if cell.place is None else cell.hashed
+                self._digest.add(cell.row, cell.col, cell.size, hashed)
+                self._writer.names(cell)
+        self._writer.keep_tablet(self._known.name, tablet)
 
     async def _save_page(self, tablet: TabletSnapshot, page: Sequence[SnapshotCell]) -> None:
         cells = [cell for cell in page if (cell.row, cell.col) != IDENTITY]
@@ -142,15 +167,15 @@ async def save(
     """
     at = environment.now()
     name = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
-    known = _Known(repository, cluster)
+    tablets = [SavedTablet(t.id, t.lo, t.hi, t.epoch, t.version) for t in snapshot.tablets]
+    known = _Known(repository, cluster, tablets)
     digest = Digest()
     writer = repository.begin(name)
     try:
-        saver = _Saver(snapshot, known, writer, digest)
+        saver = _Saver(snapshot, repository, known, writer, digest)
         for number, tablet in enumerate(snapshot.tablets, 1):
             await saver.save_tablet(tablet)
             say(f"tablet {number} of {len(snapshot.tablets)}: {digest.cells:,} cells so far")
-        tablets = [SavedTablet(t.id, t.lo, t.hi, t.epoch, t.version) for t in snapshot.tablets]
         return writer.finish(
             Manifest(name, at, cluster, tablets, digest.cells, digest.bytes, digest.hex(), [], 0)
         )
