@@ -52,6 +52,8 @@ class Route:
     streamed: bool
     max_body_bytes: int
     csrf_in_body: bool
+    # None: for pages of this frontend only; else the methods that those of its siblings may use.
+    siblings: Sequence[str] | None
 
 
 class Application(Klein):
@@ -77,6 +79,7 @@ class Application(Klein):
         streamed: bool = False,
         max_body_bytes: int = FORM_BYTES,
         csrf_in_body: bool = False,
+        siblings: bool = False,
         **rule: Any,
     ) -> Callable[[_Handler], _Handler]:
         """Call the decorated function (request, and the url's variables by name) for `url`.
@@ -85,9 +88,12 @@ class Application(Klein):
         `max_body_bytes` is refused (413). Methods that change something need the CSRF token in the
         field `csrf` of a form or in the header X-CSRF-Token; a streamed route that gets it within
         the body says `csrf_in_body` and has to call `request.check_csrf` before it believes it.
+        `siblings`: scripts of the pages of other frontends may use it, too; see `web.siblings`.
         """
         # Two routes may share a function, and two features may use the same name.
-        route = Route(access, streamed, max_body_bytes, csrf_in_body)
+        route = Route(
+            access, streamed, max_body_bytes, csrf_in_body, tuple(methods) if siblings else None
+        )
 
         def register(function: _Handler) -> _Handler:
             endpoint = f"{function.__module__}.{function.__qualname__} {url} {','.join(methods)}"
@@ -95,9 +101,22 @@ class Application(Klein):
             # Klein keeps its notes as attributes of the function that it is given.
             added = Klein.route(self, url, methods=list(methods), endpoint=endpoint, **rule)
             added(_named(function))
+            if siblings:
+                self._answer_preflights(url, methods, rule)
             return function
 
         return register
+
+    def _answer_preflights(self, url: str, methods: Sequence[str], rule: dict[str, Any]) -> None:
+        """Browsers ask first whether a script may send a request to another origin (CORS)."""
+        endpoint = f"preflight {url}"
+        self._routes[endpoint] = Route("open", False, 0, False, tuple(methods))
+
+        def preflight(request: WebRequest, **_: str) -> bytes:
+            request.setResponseCode(204)
+            return b""
+
+        Klein.route(self, url, methods=["OPTIONS"], endpoint=endpoint, **rule)(preflight)
 
     def find_route(self, method: bytes, path: bytes) -> Route | None:
         """The route of a request whose body has not come yet; None: it will be an error."""
@@ -125,6 +144,8 @@ class Application(Klein):
 
     async def _admit(self, route: Route, request: WebRequest) -> None:
         """Raise WebError unless the route may be used by this visitor with this request."""
+        if route.siblings is not None and not request.comes_by_proxy:
+            request.welcome_sibling(self._context.siblings, route.siblings)
         if route.access == "open":
             return
         changes = request.method not in SAFE_METHODS

@@ -22,6 +22,7 @@ from penncloud.web.context import WebContext
 from penncloud.web.events import Events
 from penncloud.web.features import mount_all
 from penncloud.web.security import HostNames
+from penncloud.web.siblings import Siblings
 from penncloud.web.site import WebSite
 from penncloud.web.statics import Statics
 
@@ -41,6 +42,8 @@ def build_site(
     """The site to listen with, and the context of its features."""
     sessions = Sessions(table, environment, config.session_hours * 3600)
     statics = Statics(static_dir())
+    siblings = Siblings(config)
+    directory.subscribe(siblings.update)
     context = WebContext(
         environment=environment,
         table=table,
@@ -53,6 +56,7 @@ def build_site(
         config=config,
         registry=registry,
         events=Events(table, environment, sessions, registry),
+        siblings=siblings,
         static_url=statics.url,
     )
     app = Application(context)

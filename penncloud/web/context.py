@@ -21,6 +21,7 @@ from penncloud.services.admin import ServerControl
 from penncloud.services.sessions import Sessions
 from penncloud.web.events import Events
 from penncloud.web.request import WebRequest
+from penncloud.web.siblings import Siblings
 
 
 @frozen
@@ -86,6 +87,7 @@ class WebContext:
     config: Http
     registry: CollectorRegistry
     events: Events
+    siblings: Siblings
     static_url: Callable[[str], str]
     navigation: Navigation = field(factory=Navigation)
     templates: Templates = field(init=False)

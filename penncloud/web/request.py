@@ -15,6 +15,7 @@ sends it, and then looks for a route. Here the order is:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, AnyStr, Final, TypeVar, cast
@@ -35,6 +36,7 @@ from penncloud.web.forms import Form, parse_form
 from penncloud.web.security import has_control, host_name, same_origin, same_token
 
 if TYPE_CHECKING:
+    from penncloud.web.siblings import Siblings
     from penncloud.web.site import WebChannel, WebSite
 
 # The rest of a body is thrown away after an early answer: at most so many bytes, for so many seconds,
@@ -78,6 +80,8 @@ class WebRequest(Request):
     """One request. `session` is the visitor's login, if any; `body` is for streamed routes."""
 
     session: Session | None = None
+    # Whether a page of another frontend sends it, to a route that takes it from there.
+    is_from_sibling = False
     channel: WebChannel
     site: WebSite
     content: BytesIO
@@ -273,8 +277,29 @@ class WebRequest(Request):
         """WebError (403) if a browser says that another site sent this request."""
         origin = self.getHeader(b"origin")
         host = self.getHeader(b"host") or b""
-        if origin is not None and not same_origin(origin, host):
+        if origin is not None and not self.is_from_sibling and not same_origin(origin, host):
             raise WebError(403, "This request comes from another site.")
+
+    def welcome_sibling(self, siblings: Siblings, methods: Sequence[str]) -> None:
+        """Let the pages of other frontends send this request and read its answer, if one of them does."""
+        self.responseHeaders.addRawHeader(b"vary", b"origin")
+        origin = self.getHeader(b"origin")
+        if origin is None or not siblings.knows(origin, self.getHeader(b"host") or b""):
+            return
+        self.is_from_sibling = True
+        for name, value in (
+            (b"access-control-allow-origin", origin),
+            (b"access-control-allow-credentials", b"true"),
+            (b"access-control-allow-methods", ", ".join(methods).encode()),
+            (b"access-control-allow-headers", b"x-csrf-token, content-type"),
+            (b"access-control-max-age", b"600"),
+        ):
+            self.setHeader(name, value)
+
+    @property
+    def comes_by_proxy(self) -> bool:
+        """Whether a balancer, or another proxy that is trusted, has handed it on."""
+        return str(getattr(self.getClientAddress(), "host", "")) in self.site.trusted
 
     @property
     def wants_page(self) -> bool:

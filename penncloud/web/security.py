@@ -45,6 +45,14 @@ def host_name(host: bytes) -> str | None:
     return match[1].decode("ascii").lower().strip("[]").rstrip(".")
 
 
+def split_host(host: bytes) -> tuple[str, str]:
+    """Name and port of a Host header, the name as it stands there; ("", "") if it is malformed."""
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return "", ""
+    return match[1].decode("ascii").lower(), (match[2] or b"").decode("ascii")
+
+
 class HostNames:
     """The names a frontend answers to: guards against DNS rebinding and forged links."""
 

@@ -33,7 +33,8 @@ def mount(app: Application, context: WebContext) -> None:
 
     actions = Actions(context, files)
     app.route("/file/list")(actions.listing)
-    app.route("/file/entry")(actions.entry)
+    # An upload goes on at another frontend when the page's own has died.
+    app.route("/file/entry", siblings=True)(actions.entry)
     for name, action in (
         ("folder", actions.create_folder),
         ("rename", actions.rename),
@@ -45,7 +46,9 @@ def mount(app: Application, context: WebContext) -> None:
 
     uploads = Uploads(files)
     limit = context.config.max_upload_bytes
-    app.route("/file/content", methods=["PUT"], streamed=True, max_body_bytes=limit)(uploads.put)
+    app.route("/file/content", methods=["PUT"], streamed=True, max_body_bytes=limit, siblings=True)(
+        uploads.put
+    )
     app.route(
         "/file/upload", methods=["POST"], streamed=True, max_body_bytes=limit, csrf_in_body=True
     )(uploads.form)

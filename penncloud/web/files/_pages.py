@@ -11,6 +11,7 @@ from penncloud.web.files._content import send_content
 from penncloud.web.files._paths import crumbs, describe, names_of
 from penncloud.web.files._problems import refused, sentence
 from penncloud.web.request import WebRequest
+from penncloud.web.siblings import page_policy
 
 # Entries of a page; scripts fetch the next ones as the reader scrolls.
 PAGE_ENTRIES: Final = 200
@@ -46,6 +47,10 @@ class Pages:
             )
         except NoSuchEntry as error:
             return refused(request, error)
+        elsewhere: list[str] = []
+        if not request.comes_by_proxy:
+            elsewhere = self._context.siblings.origins(request.getHeader(b"host") or b"")
+            request.setHeader(b"content-security-policy", page_policy(elsewhere))
         return self._context.page(
             request,
             "files/folder.html",
@@ -55,4 +60,5 @@ class Pages:
             cursor=listing.cursor or "",
             first_page=not request.query.text("from", ""),
             max_upload_bytes=self._context.config.max_upload_bytes,
+            elsewhere=elsewhere,
         )

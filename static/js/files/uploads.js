@@ -1,5 +1,6 @@
 // The queue of uploads: a few at a time, each a PUT whose body is the File itself, so that the browser
-// reads it from the disk as it is sent.
+// reads it from the disk as it is sent. Where the frontend does not answer any more, the next ones of the
+// same host are tried: the session holds there too.
 
 import { csrf, getJson, RequestFailed } from "../http.js";
 import { hold } from "../events.js";
@@ -7,7 +8,7 @@ import { choose } from "./dialogs.js";
 
 const AT_A_TIME = 2;
 // Pauses before a failed upload is tried again by itself, in seconds.
-const RETRIES_S = [1, 3, 10];
+const RETRIES_S = [0.5, 1, 3, 10];
 // Rows in the panel; more files than that wait unseen.
 const SHOWN = 100;
 
@@ -38,6 +39,7 @@ class Upload {
     this.text = "";
     this.request = null;
     this.tries = 0;
+    this.place = 0;
     this.row = null;
   }
 }
@@ -46,6 +48,9 @@ export class Uploads extends EventTarget {
   constructor(root) {
     super();
     this.limit = Number(root.dataset.limit);
+    // Where uploads are sent, by turns while nobody answers: here ("") first.
+    this.places = ["", ...root.dataset.elsewhereOrigins.split(" ").filter(Boolean)];
+    this.place = 0;
     this.panel = root.querySelector("[data-uploads]");
     this.title = root.querySelector("[data-uploads-title]");
     this.list = root.querySelector("[data-uploads-list]");
@@ -110,6 +115,7 @@ export class Uploads extends EventTarget {
   }
 
   async run(upload) {
+    upload.place = this.place;
     try {
       await this.send(upload, await this.agree(upload));
       upload.state = "done";
@@ -122,6 +128,7 @@ export class Uploads extends EventTarget {
       const pause = RETRIES_S[upload.tries];
       if (error.retryable && pause !== undefined) {
         upload.tries += 1;
+        this.leave(upload.place);
         upload.text = "Trying again…";
         this.drawRow(upload);
         setTimeout(() => this.resume(upload), pause * 1000);
@@ -131,6 +138,13 @@ export class Uploads extends EventTarget {
     } finally {
       this.draw();
       this.next();
+    }
+  }
+
+  /** Where an upload has failed the next one is not sent; another may have moved on already. */
+  leave(place) {
+    if (place === this.place) {
+      this.place = (this.place + 1) % this.places.length;
     }
   }
 
@@ -165,7 +179,8 @@ export class Uploads extends EventTarget {
   /** What to ask of the server: nothing special, or what the user wants where the name is taken. */
   async agree(upload) {
     const query = new URLSearchParams({ folder: upload.folder, name: upload.name });
-    const { entry } = await getJson(`/file/entry?${query}`);
+    const url = `${this.places[upload.place]}/file/entry?${query}`;
+    const { entry } = await getJson(url, { credentials: "include" });
     if (!entry) {
       return {};
     }
@@ -213,7 +228,8 @@ export class Uploads extends EventTarget {
     return new Promise((resolve, reject) => {
       const request = new XMLHttpRequest();
       upload.request = request;
-      request.open("PUT", `/file/content?${query}`);
+      request.open("PUT", `${this.places[upload.place]}/file/content?${query}`);
+      request.withCredentials = true;
       request.setRequestHeader("x-csrf-token", csrf);
       request.setRequestHeader("accept", "application/json");
       request.setRequestHeader("content-type", "application/octet-stream");
