@@ -46,6 +46,9 @@ class Cluster(Section, frozen=True, kw_only=True):
     replication: Literal["2pc", "async"] = "2pc"
     # How logs are written where an agent of `penncloud up` runs the servers; under systemd they are JSON.
     log_format: Literal["text", "json"] = "text"
+    # What the servers wait for sockets with: "prompt" is Twisted's epoll reactor with less work for each
+    # answer, where the machine has epoll; "twisted" is Twisted's own choice.
+    reactor: Literal["prompt", "twisted"] = "prompt"
     # In async mode: writes that may be acknowledged and not yet be on every member; more are refused.
     async_max_lag: int = 1024
     # Members of a tablet below which writes are refused: 1 goes on with the last copy.

@@ -10,6 +10,7 @@ from twisted.python import usage
 
 from penncloud.platform.config import SECTIONS, Cluster, Role, read_file, section
 from penncloud.platform.errors import ConfigurationError
+from penncloud.taps._reactor import choose_reactor
 
 
 def _parameters(kind: type[msgspec.Struct], prefix: str) -> list[list[Any]]:
@@ -83,6 +84,7 @@ def role_options(name: str, synopsis: str) -> type[RoleOptions]:
                 self.cluster, self.role = self.read()
             except ConfigurationError as error:
                 raise usage.UsageError(str(error)) from error
+            choose_reactor(self.cluster.reactor)
 
         def read(self) -> tuple[Cluster, Role]:
             document = read_file(self["config"]) if self["config"] else {}

@@ -130,7 +130,8 @@ def spawn_workers(
 ) -> Spawn:
     """A function that starts worker processes; `reactor` has IReactorProcess.
 
-    `listening` gives the descriptor of the socket to accept from. `module` is the main program. `label`
+    `listening` gives the descriptor of the socket to accept from. `module` is the main program,
+    see `taps.http_worker`. `label`
     stands among the arguments, for those who look at the processes.
     """
 
@@ -139,11 +140,11 @@ def spawn_workers(
     ) -> WorkerRunning:
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
         protocol = _WorkerProcess(begin, heard, ended)
-        numbered = [str(os.getpid()), begin.role.id, str(begin.number)]
+        told = [str(os.getpid()), begin.role.id, str(begin.number), begin.cluster.reactor]
         transport = reactor.spawnProcess(
             protocol,
             sys.executable,
-            [sys.executable, "-m", module, *numbered, *label],
+            [sys.executable, "-m", module, *told, *label],
             env={**os.environ, "PYTHONPATH": path},
             childFDs={0: "w", 1: "r", 2: "r", WORDS_FD: "r", LISTENING_FD: listening()},
         )
