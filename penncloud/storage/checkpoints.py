@@ -8,8 +8,9 @@ The stream
     interrupted goes on with the same number, or begins anew with another.
 
 Sending
-    Files are held from the first piece that is asked for until the last one has gone, or nobody has asked
-    for `IDLE_S`. At most `transfers` are held at a time. Who asks for one more, or for a checkpoint that is
+    Files are held from the first piece that is asked for until `SENT_S` after the last one has gone (it may
+    be asked for again), or until nobody has asked for `IDLE_S`. At most `transfers` that are not at their
+    end are held at a time. Who asks for one more, or for a checkpoint that is
     not the latest any more, gets nothing and is offered one again.
 
 Receiving
@@ -54,6 +55,7 @@ from penncloud.storage.throttle import Throttle
 
 # Files that nobody has asked for so long are let go of.
 IDLE_S: Final = 30.0
+SENT_S: Final = 2.0
 # Pieces that may wait for their turn, in each direction.
 _WAITING: Final = 64
 
@@ -82,6 +84,8 @@ class _Outgoing:
     description: Description
     head: bytes
     expiry: Any = None
+    # The last piece has gone.
+    sent: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -193,10 +197,13 @@ class Copies:
                 self._engine.report_damage(tablet, error)
             return None
         self.sent_bytes += len(data)
-        return PieceRead(data, crc32(data), offset + len(data) >= outgoing.size_bytes)
+        outgoing.sent = offset + len(data) >= outgoing.size_bytes
+        self._put_off(tablet, number, outgoing)
+        return PieceRead(data, crc32(data), outgoing.sent)
 
     async def _hold(self, tablet: int, number: int) -> _Outgoing | None:
-        if len(self._outgoing) + self._opening >= self._transfers:
+        sending = sum(not outgoing.sent for outgoing in self._outgoing.values())
+        if sending + self._opening >= self._transfers:
             return None
         self._opening += 1
         try:
@@ -219,10 +226,11 @@ class Copies:
         return outgoing
 
     def _put_off(self, tablet: int, number: int, outgoing: _Outgoing) -> None:
+        left_s = SENT_S if outgoing.sent else IDLE_S
         if outgoing.expiry is None:
-            outgoing.expiry = self._clock.callLater(IDLE_S, self._let_go, tablet, number)
+            outgoing.expiry = self._clock.callLater(left_s, self._let_go, tablet, number)
         else:
-            outgoing.expiry.reset(IDLE_S)
+            outgoing.expiry.reset(left_s)
 
     def _let_go(self, tablet: int, number: int) -> None:
         outgoing = self._outgoing.pop((tablet, number), None)

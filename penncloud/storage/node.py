@@ -33,7 +33,7 @@ from penncloud.storage.backup_messages import HeldTablet
 from penncloud.storage.checkpoints import Copies
 from penncloud.storage.dedup import CorruptTable
 from penncloud.storage.factory import TextFactory
-from penncloud.storage.metrics import export
+from penncloud.storage.metrics import Sources, export
 from penncloud.storage.peers import Peers
 from penncloud.storage.proposals import Proposals
 from penncloud.storage.quarantine import Quarantine
@@ -94,13 +94,14 @@ class StorageNode:
         clock = environment.reactor
         self._engine = Engine(disk, environment, _engine_options(role), registry, merger)
         self._copies = Copies(clock, disk, self._engine, role.transfer_bytes_per_s, role.transfers)
+        quarantine = Quarantine(disk, environment.now, role.quarantine_bytes)
         around = Surroundings(
             role.id,
             clock,
             disk,
             self._engine,
             self._copies,
-            Quarantine(disk, environment.now, role.quarantine_bytes),
+            quarantine,
             options=_options(cluster),
             broken=environment.broken,
         )
@@ -117,7 +118,10 @@ class StorageNode:
         self._listening: IListeningPort | None = None
         self._registration: Registration | None = None
         self._opened = False
-        export(registry, self._tablets, self._text)
+        sources = Sources(
+            self._tablets, self._text, self._replicas, self._copies, self._splitter, quarantine
+        )
+        export(registry, sources)
 
     @property
     def port(self) -> int:

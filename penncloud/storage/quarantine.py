@@ -70,6 +70,8 @@ class Quarantine:
         self._one_at_a_time = Exclusive()
         # What was kept last of each tablet: a cut that a full disk refused comes again.
         self._last: dict[int, tuple[tuple[int, int], ...]] = {}
+        # Since the start.
+        self.entries_kept = 0
 
     @property
     def size_bytes(self) -> int:
@@ -93,6 +95,7 @@ class Quarantine:
             self._make_room(names, len(data))
             await disk.replace(path, data)
             self._last[tablet] = places
+            self.entries_kept += len(entries)
             self._log.warn(
                 "tablet {tablet}: {count} entries that may not count are kept in {path}: {why}",
                 tablet=tablet,

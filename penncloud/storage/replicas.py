@@ -63,6 +63,8 @@ class Replicas:
         self._leading = self._told = 0
         self._looking_for_room = False
         self._look_at = 0.0
+        # Copies that were cut in two, since the start.
+        self.cuts = 0
         self._size_at = 0.0
         self._beat = LoopingCall(self._tick)
         self._beat.clock = around.clock
@@ -175,6 +177,7 @@ class Replicas:
             self.members[whole.id] = whole
             self.touched(whole)
             raise
+        self.cuts += 1
         whole.tablet.ended = True
         whole.end()
         for part in found:

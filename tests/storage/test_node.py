@@ -146,7 +146,19 @@ class NodeTests(TestCase):
         self.assertEqual(replies, [Ok(2), Value(2, b"v")])
         metrics = generate_latest(self.registry).decode()
         self.assertIn('penncloud_storage_requests_total{kind="mutate"} 1.0', metrics)
-        self.assertIn("penncloud_storage_tablets 1.0", metrics)
+        for line in (
+            "penncloud_storage_tablets 1.0",
+            "penncloud_storage_replicas 1.0",
+            "penncloud_storage_blank_replicas 0.0",
+            "penncloud_storage_frozen_tablets 0.0",
+            "penncloud_storage_transfers 0.0",
+            'penncloud_storage_transferred_bytes_total{direction="sent"} 0.0',
+            "penncloud_storage_splits_total 0.0",
+            "penncloud_storage_cuts_total 0.0",
+            "penncloud_storage_quarantine_bytes 0.0",
+            "penncloud_storage_quarantined_entries_total 0.0",
+        ):
+            self.assertIn(line, metrics)
         await node.stop()
         again = self.node()
         _, later = await self.started(again)
