@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
 from attrs import define, field, frozen
@@ -345,29 +346,38 @@ class Appends(Workload):
 
     def __init__(self, chance: random.Random, prefix: str = "") -> None:
         super().__init__(chance, prefix)
-        self._row = b"%blog" % prefix.encode()
+        self._keys = [f"{prefix}log"]
         self._pad = chance.choice((0, 0, 1000, 5000))
-        self._final: list[tuple[bytes, bytes]] = []
+        self._final: dict[str, list[tuple[bytes, bytes]]] = {}
 
     async def step(self, user: User) -> None:
+        key = user.chance.choice(self._keys)
         value = user.unique()
         padded = value + b" " + b"." * user.chance.randint(0, self._pad)
         asking = user.access.table.mutate(
-            self._row, [AppendCell(self._PREFIX, padded)], deadline_s=user.deadline_s
+            key.encode(), [AppendCell(self._PREFIX, padded)], deadline_s=user.deadline_s
         )
-        await self.ask(user, "log", "append", (value,), asking)
+        await self.ask(user, key, "append", (value,), asking)
 
     async def settle(self, user: User) -> None:
-        # Not scan_all: its pages have the usual deadline, which is shorter.
-        cells = await settled("scan log", scan_all(user.access.table, self._row, self._PREFIX))
-        self._final = [(cell.col, cell.value.partition(b" ")[0]) for cell in cells]
+        for key in self._keys:
+            # Not scan_all with its pages' usual deadline, which is shorter.
+            reading = scan_all(user.access.table, key.encode(), self._PREFIX)
+            cells = await settled(f"scan {key}", reading)
+            self._final[key] = [(cell.col, cell.value.partition(b" ")[0]) for cell in cells]
 
     def check(self) -> list[str]:
+        by_key = self.history.by_key()
+        for key in self._keys:
+            self._check_log(by_key.get(key, []), self._final.get(key, []))
+        return self.violations
+
+    def _check_log(self, operations: list[Operation], final: list[tuple[bytes, bytes]]) -> None:
         columns: dict[bytes, list[bytes]] = {}
-        for col, value in self._final:
+        for col, value in final:
             columns.setdefault(value, []).append(col)
         newest = -1
-        for operation in self.history.operations:
+        for operation in operations:
             value = operation.arguments[0]
             found = columns.pop(value, [])
             if len(found) > 1:
@@ -378,7 +388,7 @@ class Appends(Workload):
                     self.violated(f"{operation}: there is {found} instead of {expected!r}")
         for value, found in columns.items():
             self.violated(f"nobody appended {value!r}, which is at {found}")
-        done = [o for o in self.history.operations if o.outcome is Outcome.DONE]
+        done = [o for o in operations if o.outcome is Outcome.DONE]
         events = [(o.invoked, 0, o) for o in done] + [(o.returned or 0, 1, o) for o in done]
         after: dict[int, int] = {}
         for _, ends, operation in sorted(events, key=lambda event: event[:2]):
@@ -388,50 +398,71 @@ class Appends(Workload):
                     self.violated(f"{operation} stands before one that was answered before")
             else:
                 after[id(operation)] = newest
-        return self.violations
+
+
+class Logs(Appends):
+    """Many logs with much in them: tablets grow, and are split between them."""
+
+    name = "logs"
+
+    def __init__(self, chance: random.Random, prefix: str = "") -> None:
+        super().__init__(chance, prefix)
+        self._keys = [f"{prefix}logs/{n}" for n in range(chance.choice((12, 40)))]
+        self._pad = chance.choice((4000, 12000))
 
 
 class Watched(Workload):
-    """A row that everybody watches: whoever watches has seen the last value a while after it."""
+    """Rows that everybody watches: whoever watches has seen the last value a while after it."""
 
     name = "watched"
 
     def __init__(self, chance: random.Random, prefix: str = "") -> None:
         super().__init__(chance, prefix)
-        self._row = b"%bwatched" % prefix.encode()
-        self._seen: dict[str, bytes | None] = {}
-        self._calls = 0
+        count = chance.choice((1, 1, 5))
+        self._rows = [b"%bwatched/%d" % (prefix.encode(), n) for n in range(count)]
+        # By client and row; and which read it is from, as an old one may end late.
+        self._seen: dict[tuple[str, bytes], bytes | None] = {}
+        self._read_in: dict[tuple[str, bytes], int] = {}
+        self._reads = 0
 
     def join(self, user: User) -> None:
         # A killed program watches no more; the next one on that host takes its place.
         client = user.name.partition("/")[0]
-        user.access.table.watch(self._row, lambda _: self._changed(client, user))
+        for row in self._rows:
+            user.access.table.watch(row, partial(self._changed, client, user, row))
 
-    def _changed(self, client: str, user: User) -> None:
-        self._calls += 1
-        reading = Deferred.fromCoroutine(self._read(client, user))
+    def _changed(self, client: str, user: User, row: bytes, _version: int) -> None:
+        reading = Deferred.fromCoroutine(self._read(client, user, row))
         reading.addErrback(lambda failure: failure.trap(Unavailable, Refused) and None)
 
-    async def _read(self, client: str, user: User) -> None:
-        cell = await user.access.table.get(self._row, b"v", deadline_s=SETTLE_S)
-        self._seen[client] = None if cell is None else cell.value
+    async def _read(self, client: str, user: User, row: bytes) -> None:
+        self._reads += 1
+        number = self._reads
+        cell = await user.access.table.get(row, b"v", deadline_s=SETTLE_S)
+        if number > self._read_in.get((client, row), 0):
+            self._read_in[client, row] = number
+            self._seen[client, row] = None if cell is None else cell.value
 
     async def step(self, user: User) -> None:
-        asking = user.access.table.put(self._row, b"v", user.unique(), deadline_s=user.deadline_s)
+        row = user.chance.choice(self._rows)
+        asking = user.access.table.put(row, b"v", user.unique(), deadline_s=user.deadline_s)
         await self.ask(user, "watched", "put", (), asking)
 
     async def settle(self, user: User) -> None:
-        last = user.unique()
-        await settled(
-            "put watched", user.access.table.put(self._row, b"v", last, deadline_s=SETTLE_S)
-        )
+        last: dict[bytes, bytes] = {}
+        for row in self._rows:
+            last[row] = user.unique()
+            writing = user.access.table.put(row, b"v", last[row], deadline_s=SETTLE_S)
+            await settled("put watched", writing)
         clock = user.access.environment.reactor
         for _ in range(60):
-            if all(seen == last for seen in self._seen.values()):
+            if all(seen == last[row] for (_, row), seen in self._seen.items()):
                 return
             await deferLater(clock, 0.5)
-        blind = sorted(client for client, seen in self._seen.items() if seen != last)
-        raise NotLive(f"{', '.join(blind)} did not hear of the last change of a watched row")
+        blind = {client for (client, row), seen in self._seen.items() if seen != last[row]}
+        raise NotLive(
+            f"{', '.join(sorted(blind))} did not hear of the last change of a watched row"
+        )
 
     def check(self) -> list[str]:
         return self.violations

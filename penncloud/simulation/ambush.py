@@ -11,6 +11,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from penncloud.simulation import faults
 from penncloud.simulation.cluster import Cluster
 from penncloud.simulation.faults import Fault, Who
 from penncloud.simulation.host import Host
@@ -133,6 +134,109 @@ def _is(moment: Moment, before: str | None, after: str) -> bool:
     return before == "learner" and after == "secondary"
 
 
+# Moments of a split: its entry is in the primary's log; it is committed there, or at another member; a
+# copy is cut.
+SplitMoment = Literal["freezes", "splits", "hears", "is cut"]
+Victim = Literal["itself", "primary", "leader", "coordinators", "all"]
+Blow = Literal[
+    "kill", "power", "power in", "pause", "cut off", "from coordinators", "full", "reset"
+]
+
+
+@frozen
+class SplitAmbush:
+    """At a moment of a split something is done to somebody, for `blow_s`: every fault at the worst time.
+
+    `after` is a number of disk operations for "power in", which cuts the power in the middle of them.
+    """
+
+    at_s: float
+    for_s: float
+    moment: SplitMoment
+    victim: Victim
+    blow: Blow
+    blow_s: float
+    after: int
+
+    def begin(self, cluster: Cluster) -> None:
+        known = {
+            (host.name, tablet): _split_stage(member)
+            for host in cluster.storages
+            for tablet, member in members_of(host).items()
+        }
+
+        def observe(process: Process) -> None:
+            host = process.host
+            if process.dead:
+                return
+            for tablet, member in members_of(host).items():
+                before, stage = known.get((host.name, tablet)), _split_stage(member)
+                known[host.name, tablet] = stage
+                if stage != before and self._is_it(before, stage):
+                    self._strike(cluster, host, member)
+                    return
+
+        cluster.world.observers[self] = observe
+
+    def _is_it(self, before: str | None, after: str) -> bool:
+        if self.moment == "is cut":
+            return before is None and after == "half"
+        return after == self.moment
+
+    def _strike(self, cluster: Cluster, host: Host, member: Member) -> None:
+        cluster.world.observers.pop(self, None)
+        for victim in self._victims(cluster, host, member):
+            blow = self._blow(cluster, victim)
+            cluster.world.trace.fact(victim, f"is struck as a tablet {self.moment}: {self.blow}")
+            blow.begin(cluster)
+            cluster.world.timeline.after(self.blow_s, blow.end, cluster)
+
+    def _victims(self, cluster: Cluster, host: Host, member: Member) -> list[str]:
+        config = member.replica.config
+        match self.victim:
+            case "primary" if config is not None and config.primary:
+                return [config.primary]
+            case "leader":
+                return [one.name for one in cluster.coordinators if _leads(one)]
+            case "coordinators":
+                lost = len(cluster.coordinators) // 2 + 1
+                return [one.name for one in cluster.coordinators][:lost]
+            case "all":
+                return [one.name for one in cluster.storages]
+        return [host.name]
+
+    def _blow(self, cluster: Cluster, victim: str) -> Fault:
+        coordinators = tuple(host.name for host in cluster.coordinators if host.name != victim)
+        others = tuple(host.name for host in cluster.servers if host.name != victim)
+        match self.blow:
+            case "power in":
+                return faults.PowerCutAfter(0.0, self.blow_s, victim, self.after)
+            case "pause":
+                return faults.Pause(0.0, self.blow_s, victim)
+            case "cut off":
+                return faults.Cut(0.0, self.blow_s, (victim,), others, True)
+            case "from coordinators":
+                return faults.Cut(0.0, self.blow_s, (victim,), coordinators, True)
+            case "full":
+                return faults.FullDisk(0.0, self.blow_s, victim)
+            case "reset":
+                return faults.Resets(0.0, min(self.blow_s, 1.0), victim, 0.003)
+        return faults.Kill(0.0, self.blow_s, victim, self.blow == "power")
+
+    def end(self, cluster: Cluster) -> None:
+        cluster.world.observers.pop(self, None)
+
+
+def _split_stage(member: Member) -> str:
+    tablet = member.tablet
+    leads = member.replica.role == "primary"
+    if tablet.split is not None:
+        return "splits" if leads else "hears"
+    if tablet.frozen:
+        return "freezes"
+    return "half" if not member.blank and member.replica.committed else ""
+
+
 @frozen
 class PowerCutIn:
     """The power goes in the middle of what the disk does in files of this name: checkpoints, transfers."""
@@ -180,6 +284,24 @@ def rejoins(chance: random.Random, _who: Who, at_s: float) -> Fault:
 def _replica(chance: random.Random, at_s: float, moment: Moment, primary: bool) -> Fault:
     back_in_s, power = chance.choice((0.05, 1.0, 3.0)), chance.random() < 0.5
     return ReplicaAmbush(at_s, 4.0, moment, primary, power, back_in_s)
+
+
+def splits(chance: random.Random, _who: Who, at_s: float) -> Fault:
+    moments: tuple[SplitMoment, ...] = ("freezes", "splits", "hears", "is cut")
+    victims: tuple[Victim, ...] = ("itself", "itself", "primary", "leader", "coordinators", "all")
+    blows: tuple[Blow, ...] = (
+        "kill",
+        "power",
+        "power in",
+        "pause",
+        "cut off",
+        "from coordinators",
+        "full",
+        "reset",
+    )
+    moment, victim, blow = chance.choice(moments), chance.choice(victims), chance.choice(blows)
+    blow_s = chance.choice((0.05, 0.8, 3.0)) * chance.uniform(0.5, 1.5)
+    return SplitAmbush(at_s, 8.0, moment, victim, blow, blow_s, chance.randint(0, 12))
 
 
 def checkpoints(chance: random.Random, who: Who, at_s: float) -> Fault:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from attrs import evolve, field, frozen
 from prometheus_client import CollectorRegistry
@@ -43,6 +44,8 @@ class Settings:
     memtable_bytes: int = 64 * 1024
     checkpoint_writes: int = 0
     split_bytes: int = 50_000_000
+    # Small tablets are split in all runs, or in about half of them; else in none.
+    splits: Literal["never", "sometimes", "always"] = "never"
     pipeline_depth: int = 256
     # Clocks run by up to this share too fast or too slow.
     clock_error: float = 0.05
@@ -131,6 +134,16 @@ class Cluster:
     def factor(self) -> int:
         """How many members a tablet has when all is well."""
         return min(self.configuration.replication_factor, len(self.storages))
+
+    def tablets(self) -> list[int]:
+        """Those that there are, as the coordinator knows that has applied most."""
+        machines = [
+            (host.node.decisions.node.log.applied, host.node.decisions.machine)
+            for host in self.coordinators
+            if isinstance(host.node, CoordinatorNode) and host.node.decisions.node is not None
+        ]
+        applied = max(machines, key=lambda one: one[0], default=None)
+        return [] if applied is None else list(applied[1].state.tablets)
 
     @property
     def servers(self) -> list[Host]:
@@ -244,9 +257,13 @@ def mail_servers(settings: Settings) -> tuple[str, ...]:
 
 def drawn_settings(chance: random.Random, base: Settings) -> Settings:
     """`base` with other sizes and times, so that no run depends on the usual ones."""
+    split_bytes, tablets = base.split_bytes, [1, 2, 6, 7]
+    if base.splits == "always" or (base.splits == "sometimes" and chance.random() < 0.5):
+        split_bytes, tablets = chance.choice((64, 128)) * 1024, [1, 2]
     return evolve(
         base,
-        tablets=chance.choice((1, 2, 6, 7)),
+        split_bytes=split_bytes,
+        tablets=chance.choice(tablets),
         heartbeat_ms=chance.choice((50, 100, 250)),
         dead_after_missed=chance.choice((3, 5)),
         memtable_bytes=chance.choice((64 * 1024, 256 * 1024)),

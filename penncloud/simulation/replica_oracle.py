@@ -9,22 +9,26 @@ has committed. It checks, of replication.md,
     I3  one configuration has one primary
     I4  all commit the same entry at the same version
 
-and in the end that all members of a tablet hold the same, byte for byte.
+and of splits, that only what is committed is carried out, and both halves begin where it stands, with all
+that the whole had committed up to there; and in the end that all members of a tablet hold the same, byte
+for byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, cast
 
 from attrs import define, field, frozen
 
+from penncloud.lsm import entry as lsm
 from penncloud.lsm.errors import TabletDamaged
 from penncloud.replication.primary import Primary
 from penncloud.simulation.host import Host
 from penncloud.simulation.process import Process
 from penncloud.storage.member import Member
 from penncloud.storage.node import StorageNode
+from penncloud.storage.split import Split, split_of
 
 # How many of a tablet's last entries are looked for on a disk that comes back.
 _LOOKED_FOR: Final = 200
@@ -56,15 +60,19 @@ class _Seen:
 
 @define(eq=False)
 class ReplicaOracle:
-    """`hosts` are the storage servers', `factor` how many members a tablet has in the end."""
+    """`hosts` are the storage servers', `factor` how many members a tablet has in the end; `current` gives
+    the tablets that there are."""
 
     hosts: Sequence[Host]
     factor: int
+    current: Callable[[], Collection[int]]
     violations: list[str] = field(factory=list)
     takeovers: int = 0
     rejoins: int = 0
     # Checkpoints that were fetched from another server.
     fetched: int = 0
+    # Tablets that were replaced by two.
+    splits: int = 0
     _by_name: dict[str, Host] = field(factory=dict)
     _chosen: dict[int, list[_Committed]] = field(factory=dict)
     _primaries: dict[tuple[int, int], str] = field(factory=dict)
@@ -72,6 +80,8 @@ class ReplicaOracle:
     _seen: dict[tuple[str, int], _Seen] = field(factory=dict)
     # Since when a host's disk holds nothing that was committed before, by tablet: the version.
     _lost_before: dict[tuple[str, int], int] = field(factory=dict)
+    # What each tablet that comes of a committed split is a half of.
+    _halves: dict[int, tuple[int, Split]] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._by_name = {host.name: host for host in self.hosts}
@@ -102,9 +112,30 @@ class ReplicaOracle:
 
     # -- as things happen ------------------------------------------------------------------------
 
+    def _history(self, tablet: int) -> list[_Committed]:
+        """All that a tablet has committed, also as a part of what it is a half of."""
+        if tablet not in self._chosen:
+            begun: list[_Committed] = []
+            if tablet in self._halves:
+                whole, split = self._halves[tablet]
+                begun = self._history(whole)[: split.version]
+                self.splits += tablet == split.low
+            self._chosen[tablet] = begun
+        return self._chosen[tablet]
+
     def _begins(self, name: str, tablet: int, member: Member) -> None:
         """After a crash: what this disk had to have is still there."""
-        chosen = self._chosen.get(tablet, [])
+        begun_at = member.replica.state.log.base_version
+        new = tablet not in self._chosen and tablet not in self._halves
+        if new and begun_at and not member.blank:
+            self._violated(f"{name} has tablet {tablet}, of a split that is not committed")
+        chosen = self._history(tablet)
+        if tablet in self._halves:
+            whole, split = self._halves[tablet]
+            lost = self._lost_before.get((name, whole), 0)
+            self._lost_before.setdefault((name, tablet), lost)
+            if not member.blank and begun_at < split.version:
+                self._violated(f"{name} begins tablet {tablet} at {begun_at}, before {split}")
         if member.blank:
             # Nobody counts it; what it had is gone, and known to be.
             self._lost_before[name, tablet] = len(chosen)
@@ -132,7 +163,7 @@ class ReplicaOracle:
 
     def _commits(self, name: str, tablet: int, member: Member, before: int) -> None:
         replica = member.replica
-        chosen = self._chosen.setdefault(tablet, [])
+        chosen = self._history(tablet)
         log = replica.state.log
         first = max(before, log.base_version) + 1
         for entry in log.slice(first, replica.committed + 1):
@@ -149,6 +180,9 @@ class ReplicaOracle:
             config = replica.config
             members = tuple(config.members) if config is not None else ()
             chosen.append(_Committed(entry, members))
+            split = split_of(cast(lsm.Entry, entry))
+            if split is not None:
+                self._halves[split.low] = self._halves[split.high] = (tablet, split)
             for other in members:
                 self._had(other, tablet, entry)
 
@@ -209,8 +243,11 @@ class ReplicaOracle:
                 if config is not None and config.cfg > getattr(latest.get(tablet), "cfg", 0):
                     latest[tablet] = config
         groups: dict[int, list[tuple[str, Member]]] = {}
-        for tablet, config in sorted(latest.items()):
+        for tablet in sorted(self.current()):
+            config = latest.get(tablet)
             groups[tablet] = []
+            if config is None:
+                continue
             for name in config.members:
                 found = self._by_name.get(name)
                 running = members_of(found).get(tablet) if found is not None else None

@@ -106,6 +106,8 @@ class ClusterScenario:
     settings: Settings = field(factory=Settings)
     # Seconds of trouble, drawn between these.
     trouble_s: tuple[float, float] = (5.0, 25.0)
+    # Workloads that are there in each run, besides those that are picked.
+    always: tuple[Callable[[random.Random], Workload], ...] = ()
 
     def play(
         self,
@@ -142,7 +144,7 @@ class _Run:
         self._readers = chance.choice((0, 1, 2))
         self._deadline_s = chance.choice((2.0, 5.0, 15.0))
         chosen = [kind for kind in scenario.workloads if chance.random() < 0.6]
-        kinds = chosen or [chance.choice(scenario.workloads)]
+        kinds = [*scenario.always, *chosen] or [chance.choice(scenario.workloads)]
         self._workloads = [kind(world.random(f"workload/{n}")) for n, kind in enumerate(kinds)]
         network = world.network.quality
         network.most_s = chance.choice((0.0005, 0.005, 0.05))
@@ -163,7 +165,9 @@ class _Run:
         self._cluster = Cluster(world, self._settings, self._program, self._audit)
         self._raft = RaftOracle(self._cluster.coordinators)
         world.observers["raft"] = self._raft.observe
-        self._replicas = ReplicaOracle(self._cluster.storages, self._cluster.factor)
+        self._replicas = ReplicaOracle(
+            self._cluster.storages, self._cluster.factor, self._cluster.tablets
+        )
         world.observers["replicas"] = self._replicas.observe
         self.result.fault_count = len(self._faults)
         self.result.trouble_s = self._trouble_s
@@ -312,6 +316,7 @@ class _Run:
             "takeovers": self._replicas.takeovers,
             "rejoins": self._replicas.rejoins,
             "checkpoints fetched": self._replicas.fetched,
+            "splits": self._replicas.splits,
             "simulated s": round(world.timeline.now_s, 3),
             "events": world.timeline.count,
         }

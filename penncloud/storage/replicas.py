@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -182,7 +183,9 @@ class Replicas:
         whole.end()
         for part in found:
             place = Place(part.tablet, part.lo, part.hi)
-            self._add(place, part, whole.replica.promise)
+            forgets = self._around.broken("split-request-ids")
+            begun = evolve(part, meta=b"") if forgets else part
+            self._add(place, begun, whole.replica.promise)
         self.log.info(
             "tablet {tablet} is cut into {low} and {high} at version {version}",
             tablet=whole.id,

@@ -96,7 +96,7 @@ class Splitter:
         for member in self._replicas.members.values():
             if not member.tablet.serving:
                 continue
-            if member.tablet.split is not None:
+            if member.tablet.agreed_split is not None:
                 if member.id not in self._telling:
                     self._telling.add(member.id)
                     self._spawn(self._tell(member), member)
@@ -167,7 +167,7 @@ class Splitter:
 
     async def _tell(self, member: Member) -> None:
         try:
-            split, config = member.tablet.split, member.replica.config
+            split, config = member.tablet.agreed_split, member.replica.config
             if split is None or config is None:
                 return
             assert self._ask is not None

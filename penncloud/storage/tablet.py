@@ -149,6 +149,14 @@ class Tablet:
         return self._splitting or self.split is not None
 
     @property
+    def agreed_split(self) -> Split | None:
+        """The split that the coordinators may be asked for: every member has its entry."""
+        if self.split is None and self._splitting and self._broken("split-when-committed"):
+            entries: list[Any] = self.replica.entries(self.committed, self.replica.prepared)
+            return last_split(entries)
+        return self.split
+
+    @property
     def cfg(self) -> int:
         """The number of the newest configuration that is known here."""
         config = self.replica.config
@@ -186,7 +194,7 @@ class Tablet:
                 return Error("RQID", "this request id is too old to know whether it was executed")
             if outcome is not None:
                 return self._repeat(mutation.row, outcome)
-        if full or self.frozen:
+        if full or (self.frozen and not self._broken("split-freezes")):
             return Busy(RETRY_MS)
         return self._prepare(mutation, request_id)
 

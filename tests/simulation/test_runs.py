@@ -77,6 +77,15 @@ class SeedTests(RunCase):
         """Five storage servers, and the coordinators are lost as well."""
         self.clean("moves", range(1, 3))
 
+    def test_splits(self) -> None:
+        """Tablets are split all the time, and whoever does it is struck at that moment."""
+        splits = 0.0
+        for seed in (1, 4, 5):
+            result = self.play("splits", seed)
+            self.assertEqual(result.violations, [], f"splits {seed}")
+            splits += result.counts["splits"]
+        self.assertGreater(splits, 5)
+
     def test_network(self) -> None:
         """Only the network fails."""
         self.clean("network", range(3))

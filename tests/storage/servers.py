@@ -20,6 +20,7 @@ from penncloud.platform.environment import Environment
 from penncloud.platform.listening import listen
 from penncloud.replication.replica import Replica
 from penncloud.rpc.calls import Calls
+from penncloud.rpc.errors import Refusal
 from penncloud.rpc.protocol import Hooks, RpcProtocol
 from penncloud.rpc.registration import (
     Assign,
@@ -78,6 +79,8 @@ class PlayedCoordinator:
         self._alive: list[str] = []
         self._next_tablet = 101
         self.deaf_to_splits = False
+        self.leaderless = False
+        self.reservations_refused = 0
         self.damaged_step_down = False
         self.split_proposals = 0
         self.dropped: dict[str, list[int]] = {}
@@ -192,6 +195,10 @@ class PlayedCoordinator:
         return Proposed(True, tablet.epoch + 1)
 
     def _reserve(self, _connection: RpcProtocol, wanted: ReserveTablets) -> Reserved:
+        """Ids that nobody else gets; `leaderless`: no majority decides."""
+        if self.leaderless:
+            self.reservations_refused += 1
+            raise Refusal("NOT_LEADER", "nobody leads")
         first, self._next_tablet = self._next_tablet, self._next_tablet + wanted.count
         return Reserved(first)
 

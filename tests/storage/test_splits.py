@@ -190,6 +190,17 @@ class SplitTests(SplitCase):
         self.split(servers)
         self.put(servers, b"row1", b"v", 9000, b"d")
 
+    def test_not_frozen_for_nothing(self) -> None:
+        """A tablet is only frozen when a majority of the coordinators has just decided something."""
+        servers = self.serve()
+        servers.coordinator.leaderless = True
+        self.fill(servers)
+        servers.until(lambda: servers.coordinator.reservations_refused > 2, 60)
+        self.put(servers, b"row1", b"v", 9000, b"d")
+        self.assertEqual(servers.coordinator.split_proposals, 0)
+        servers.coordinator.leaderless = False
+        self.split(servers)
+
     def test_one_large_row(self) -> None:
         """What cannot be cut is not, and goes on."""
         servers = self.serve()
