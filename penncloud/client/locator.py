@@ -98,11 +98,19 @@ class Locator:
                 await deferLater(self._reactor, wait_s)
             self._asked_at = self._reactor.seconds()
             await self._ask()
-        finally:
-            waiters, self._waiters = self._waiters, None
-            for waiter in waiters:
-                if not waiter.called:
-                    waiter.callback(None)
+        except GeneratorExit:
+            # Thrown away unfinished, with a simulated machine: so are those who wait.
+            raise
+        except BaseException:
+            self._asked()
+            raise
+        self._asked()
+
+    def _asked(self) -> None:
+        waiters, self._waiters = self._waiters or [], None
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(None)
 
     async def _ask(self) -> None:
         """Take the map from the first coordinator that gives one. With none the old map stays, and
