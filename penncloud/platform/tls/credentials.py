@@ -79,6 +79,9 @@ class Credentials(Reloading):
             crypto.X509StoreContext(store, certificate).verify_certificate()
         except crypto.X509StoreContextError as error:
             number = error.errors[0]
+            if number == _NOT_VALID_YET:
+                # It was at the handshake, so our clock has been set back: no reason to part.
+                return ""
             return _X509_ERRORS.get(number, f"its certificate: {error}")
         return ""
 
@@ -161,8 +164,9 @@ def _verify(
 
 
 # X509_V_ERR_*, those that an administrator meets.
+_NOT_VALID_YET: Final = 9
 _X509_ERRORS: Final = {
-    9: "its certificate is not valid yet (is a clock wrong?)",
+    _NOT_VALID_YET: "its certificate is not valid yet (is a clock wrong?)",
     10: "its certificate has expired",
     18: "its certificate is signed by nobody",
     19: "its certificate is of another cluster's authority",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,9 @@ class EntranceTests(TestCase):
         self.ca.authority.now = lambda: 1_000_000_000.0
         old = self.ca.issue("http", "http-2")
         self.assertEqual(mine.refusal(certificate(old)), "its certificate has expired")
+        self.ca.authority.now = lambda: time.time() + 86400.0
+        young = self.ca.issue("http", "http-3")
+        self.assertEqual(mine.refusal(certificate(young)), "")
         stranger = TestAuthority(self.mktemp()).issue("http", "http-1")
         self.assertIn("authority", mine.refusal(certificate(stranger)))
 
