@@ -162,7 +162,7 @@ async def _report(environment: Environment, node: NodeInfo) -> NodeReport:
         ready="" if ready == "ready" else ready,
         version=examination.version_in(samples),
         clock_offset_s=clock - (began + ended) / 2,
-        open_files=samples.get("process_open_fds", 0.0),
+        open_files=examination.highest(samples, "process_open_fds"),
         max_files=samples.get("process_max_fds", 0.0),
     )
 

@@ -61,6 +61,12 @@ def parse_metrics(text: str) -> dict[str, float]:
     return found
 
 
+def highest(samples: Mapping[str, float], name: str) -> float:
+    """The highest value of a metric, of the server's own process and its workers; 0.0 without any."""
+    values = [value for key, value in samples.items() if key == name or key.startswith(name + "{")]
+    return max(values, default=0.0)
+
+
 def version_in(samples: Mapping[str, float]) -> str:
     """The version that `penncloud_build_info` names."""
     for name in samples:

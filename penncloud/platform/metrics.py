@@ -127,6 +127,7 @@ class _Metrics(Resource):
         async def answer(others: Others) -> None:
             text = exposition(self._registry, await others())
             if not gone:
+                request.setHeader(b"content-length", b"%d" % len(text))
                 request.write(text)
                 request.finish()
 

@@ -23,6 +23,7 @@ from penncloud.platform.resources import version
 from penncloud.platform.threads import BoundedPool
 from penncloud.taps._service import stop_with_error, world_of
 from penncloud.taps.http import parts_of_serving
+from penncloud.web.attempts import Attempts
 from penncloud.web.serving import Serving
 from penncloud.web.workers.process import LISTENING_FD, WORDS_FD
 from penncloud.web.workers.words import Begin, FromWorker, encode, words_to_worker
@@ -36,13 +37,14 @@ class _ThisProcess:
         self._reactor = reactor
         self._threads: BoundedPool | None = None
 
-    async def build(self, begin: Begin) -> tuple[Serving, CollectorRegistry]:
+    async def build(self, begin: Begin, attempts: Attempts) -> tuple[Serving, CollectorRegistry]:
         self._threads = BoundedPool(self._reactor)
         self._threads.start()
         environment = world_of(self._reactor, self._threads, begin.cluster, begin.role)
         registry = process_registry(environment.now, version())
         parts = parts_of_serving(environment, begin.cluster, begin.role)
-        return Serving(environment, registry=registry, **parts), registry
+        serving = Serving(environment, registry=registry, attempts=attempts, **parts)
+        return serving, registry
 
     async def listen(self, factory: Any) -> IListeningPort:
         return accept_from(self._reactor, LISTENING_FD, factory)
@@ -65,7 +67,7 @@ class _Front(Protocol):
     """The connection with the front. Its end is the front's end."""
 
     def __init__(self, reactor: Any) -> None:
-        self.worker = Worker(_ThisProcess(reactor), self._say)
+        self.worker = Worker(_ThisProcess(reactor), self._say, reactor)
         self._ear = words_to_worker(self.worker.heard)
 
     def dataReceived(self, data: bytes) -> None:

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from penncloud.services.accounts import Account, BadName, NameTaken, WrongPassword
 from penncloud.services.passwords import MIN_CHARACTERS, BadPassword
-from penncloud.services.throttle import Throttle
 from penncloud.web.application import Application, json_answer, see_other
 from penncloud.web.context import WebContext
 from penncloud.web.errors import WebError
 from penncloud.web.request import SESSION_COOKIE, VISITOR_COOKIE, WebRequest
 from penncloud.web.security import local_path
-
-# Wrong passwords per account and address, and per address (many names tried from one place).
-_LOGIN_ATTEMPTS = 10
-_ADDRESS_ATTEMPTS = 200
-# New accounts per address; a household or an office behind one address stays below.
-_SIGN_UPS = 200
-_WINDOW_S = 900.0
 
 
 class _Features:
@@ -24,10 +16,7 @@ class _Features:
 
     def __init__(self, context: WebContext) -> None:
         self._context = context
-        clock = context.environment.reactor
-        self._by_name = Throttle(clock, _LOGIN_ATTEMPTS, _WINDOW_S)
-        self._by_address = Throttle(clock, _ADDRESS_ATTEMPTS, _WINDOW_S)
-        self._sign_ups = Throttle(clock, _SIGN_UPS, _WINDOW_S)
+        self._attempts = context.attempts
 
     def home(self, request: WebRequest) -> bytes:
         return self._context.page(request, "account/home.html")
@@ -47,7 +36,7 @@ class _Features:
         name = form.text("name", "").strip().lower()
         password = form.text("password", "")
         target = local_path(form.text("next", "/"))
-        wait_s = self._attempt(name, request.client_address)
+        wait_s = await self._attempts.log_in(name, request.client_address)
         if wait_s:
             request.setResponseCode(429)
             request.setHeader("retry-after", str(int(wait_s) + 1))
@@ -59,8 +48,7 @@ class _Features:
             request.setResponseCode(403)
             text = "This name and password do not go together."
             return self._login_page(request, target, name, text)
-        self._by_name.forgive((name, request.client_address))
-        self._by_address.take_back(request.client_address)
+        self._attempts.was_legitimate(name, request.client_address)
         return see_other(request, target)
 
     async def log_out(self, request: WebRequest) -> bytes:
@@ -79,7 +67,7 @@ class _Features:
         password = form.text("password", "")
         if password != form.text("again", ""):
             return self._sign_up_page(request, name, "The two passwords differ.")
-        if self._sign_ups.attempt(request.client_address):
+        if await self._attempts.sign_up(request.client_address):
             raise WebError(429, "Too many new accounts from your address. Please try again later.")
         try:
             account = await self._context.accounts.create(name, password)
@@ -98,7 +86,7 @@ class _Features:
         new = form.text("new", "")
         if new != form.text("again", ""):
             return self._account_page(request, "The two new passwords differ.")
-        if self._attempt(login.name, request.client_address):
+        if await self._attempts.log_in(login.name, request.client_address):
             raise WebError(429, "Too many attempts. Please try again later.")
         try:
             account = await self._context.accounts.change_password(
@@ -106,14 +94,9 @@ class _Features:
             )
         except (WrongPassword, BadPassword) as error:
             return self._account_page(request, str(error))
-        self._by_name.forgive((login.name, request.client_address))
-        self._by_address.take_back(request.client_address)
+        self._attempts.was_legitimate(login.name, request.client_address)
         await self._begin_session(request, account)
         return see_other(request, "/account?changed=1")
-
-    def _attempt(self, name: str, address: str) -> float:
-        # Names that cannot be anybody's share one key: they cannot fill the memory either.
-        return max(self._by_name.attempt((name[:64], address)), self._by_address.attempt(address))
 
     async def _begin_session(self, request: WebRequest, account: Account) -> bool:
         """A new session id at every login; False if the account was changed in between."""

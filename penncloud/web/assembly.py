@@ -18,6 +18,7 @@ from penncloud.services.accounts import Accounts
 from penncloud.services.admin import ServerControl
 from penncloud.services.sessions import Sessions
 from penncloud.web.application import Application
+from penncloud.web.attempts import Attempts, CountedHere
 from penncloud.web.context import WebContext
 from penncloud.web.events import Events
 from penncloud.web.features import mount_all
@@ -38,8 +39,10 @@ def build_site(
     control: ServerControl,
     registry: CollectorRegistry,
     hasher: PasswordHasher | None = None,
+    attempts: Attempts | None = None,
 ) -> tuple[WebSite, WebContext]:
-    """The site to listen with, and the context of its features."""
+    """The site to listen with, and the context of its features. `attempts` are counted in this process
+    unless they are given."""
     sessions = Sessions(table, environment, config.session_hours * 3600)
     statics = Statics(static_dir())
     siblings = Siblings(config)
@@ -57,6 +60,7 @@ def build_site(
         registry=registry,
         events=Events(table, environment, sessions, registry),
         siblings=siblings,
+        attempts=attempts or CountedHere(environment.reactor),
         static_url=statics.url,
     )
     app = Application(context)

@@ -19,6 +19,7 @@ from penncloud.platform.environment import Environment
 from penncloud.services.accounts import Accounts
 from penncloud.services.admin import ServerControl
 from penncloud.services.sessions import Sessions
+from penncloud.web.attempts import Attempts
 from penncloud.web.events import Events
 from penncloud.web.request import WebRequest
 from penncloud.web.siblings import Siblings
@@ -88,6 +89,7 @@ class WebContext:
     registry: CollectorRegistry
     events: Events
     siblings: Siblings
+    attempts: Attempts
     static_url: Callable[[str], str]
     navigation: Navigation = field(factory=Navigation)
     templates: Templates = field(init=False)

@@ -19,6 +19,7 @@ from penncloud.platform.listening import port_of
 from penncloud.platform.tls import ServerCertificate, over_https
 from penncloud.services.admin import ServerControl
 from penncloud.web.assembly import build_site
+from penncloud.web.attempts import Attempts
 from penncloud.web.site import GRACE_S
 
 
@@ -55,6 +56,7 @@ class Serving:
         registry: CollectorRegistry,
         links: Sequence[Link] = (),
         hasher: PasswordHasher | None = None,
+        attempts: Attempts | None = None,
     ) -> None:
         self._reactor = environment.reactor
         self._role = role
@@ -69,6 +71,7 @@ class Serving:
             control=control,
             registry=registry,
             hasher=hasher,
+            attempts=attempts,
         )
         self._listening: IListeningPort | None = None
 

@@ -14,6 +14,7 @@ from penncloud.client.directory import (
 from penncloud.cluster.examination import (
     Finding,
     NodeReport,
+    highest,
     of_certificate,
     of_disk,
     of_nodes,
@@ -136,7 +137,12 @@ class NodeTests(SynchronousTestCase):
         self.assertEqual(self.found()["metrics"].level, "warn")
 
     def test_descriptors(self) -> None:
-        found = self.found(NodeReport("a", version="1.0", open_files=900, max_files=1000))
+        samples = parse_metrics(
+            'process_open_fds 20.0\nprocess_open_fds{worker="1"} 900.0\nprocess_open_fds_x 5000.0\n'
+        )
+        open_files = highest(samples, "process_open_fds")
+        self.assertEqual(open_files, 900)
+        found = self.found(NodeReport("a", version="1.0", open_files=open_files, max_files=1000))
         self.assertIn("900 of 1000", found["a"].text)
 
     def test_metrics(self) -> None:

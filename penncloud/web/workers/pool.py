@@ -21,7 +21,10 @@ from penncloud.platform.errors import ConfigurationError, PennCloudError
 from penncloud.platform.metrics import Family
 from penncloud.platform.supervisor import Ended, Launch, Pace, Running, Signal, Supervised
 from penncloud.rpc.registration import Worker
+from penncloud.web.attempts import CountedHere
+from penncloud.web.workers.attempts import count
 from penncloud.web.workers.words import (
+    Attempt,
     Begin,
     Failed,
     FromWorker,
@@ -129,6 +132,7 @@ class WorkerPool:
         self._members: list[_Member] = []
         self._pulse = LoopingCall(self._look)
         self._pulse.clock = clock
+        self._attempts = CountedHere(clock)
         self._renewing = False
         self._again = False
         self._stopping = False
@@ -290,6 +294,10 @@ class WorkerPool:
             reports, member.reports = member.reports, []
             for report in reports:
                 report.callback(word.families)
+        elif isinstance(word, Attempt):
+            member.tell(count(self._attempts, word))
+        else:
+            self._attempts.was_legitimate(word.name, word.address)
 
     def _over(self, member: _Member) -> None:
         member.running = None

@@ -61,8 +61,33 @@ class Reported(msgspec.Struct, tag="reported", frozen=True):
     families: list[Family]
 
 
-ToWorker = Begin | UseCoordinators | Retire | Report
-FromWorker = Serves | Failed | Reported
+class Attempt(msgspec.Struct, tag="attempt", frozen=True):
+    """From a worker, answered with Counted: somebody tries to get in, for all workers to count together.
+
+    `name` "": somebody signs up. `number` is the question's.
+    """
+
+    number: int
+    name: str
+    address: str
+
+
+class Counted(msgspec.Struct, tag="counted", frozen=True):
+    """To a worker: the answer to the Attempt of that number: 0.0 if it may be made, else seconds to wait."""
+
+    number: int
+    wait_s: float
+
+
+class Legitimate(msgspec.Struct, tag="legitimate", frozen=True):
+    """From a worker: the last attempt with this name and address had the right password."""
+
+    name: str
+    address: str
+
+
+ToWorker = Begin | UseCoordinators | Retire | Report | Counted
+FromWorker = Serves | Failed | Reported | Attempt | Legitimate
 
 _log = Logger()
 _to_worker = msgspec.json.Decoder(ToWorker)

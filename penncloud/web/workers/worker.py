@@ -13,10 +13,13 @@ from twisted.python.failure import Failure
 
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.metrics import families_of
+from penncloud.web.attempts import Attempts
 from penncloud.web.serving import Serving
 from penncloud.web.site import GRACE_S
+from penncloud.web.workers.attempts import CountedByFront
 from penncloud.web.workers.words import (
     Begin,
+    Counted,
     Failed,
     FromWorker,
     Report,
@@ -31,7 +34,7 @@ from penncloud.web.workers.words import (
 class Workplace(Protocol):
     """The process that a worker lives in."""
 
-    async def build(self, begin: Begin) -> tuple[Serving, CollectorRegistry]:
+    async def build(self, begin: Begin, attempts: Attempts) -> tuple[Serving, CollectorRegistry]:
         """What it serves. Raises ConfigurationError."""
         ...
 
@@ -45,12 +48,13 @@ class Workplace(Protocol):
 
 
 class Worker:
-    """Answers the front's words. `say` brings ours to it."""
+    """Answers the front's words. `say` brings ours to it; `clock` has IReactorTime."""
 
     log = Logger()
 
-    def __init__(self, workplace: Workplace, say: Callable[[FromWorker], None]) -> None:
+    def __init__(self, workplace: Workplace, say: Callable[[FromWorker], None], clock: Any) -> None:
         self._workplace = workplace
+        self._attempts = CountedByFront(say, clock)
         self._say = say
         self._serving: Serving | None = None
         self._registry: CollectorRegistry | None = None
@@ -70,6 +74,8 @@ class Worker:
                 self._serving.use_coordinators(word.addresses)
         elif isinstance(word, Retire):
             self.end(word.within_s, patient=word.patient)
+        elif isinstance(word, Counted):
+            self._attempts.heard(word)
         elif isinstance(word, Report):
             families = [] if self._registry is None else families_of(self._registry)
             self._say(Reported(families))
@@ -81,7 +87,7 @@ class Worker:
         return ending
 
     async def _begin(self, begin: Begin) -> None:
-        serving, self._registry = await self._workplace.build(begin)
+        serving, self._registry = await self._workplace.build(begin, self._attempts)
         self._serving = serving
         await serving.start(self._workplace.listen)
         serving.use_coordinators(begin.coordinators)

@@ -20,6 +20,7 @@ from penncloud.placement.tablets import TabletMap
 from penncloud.platform.config import Cluster, Http
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.listening import accept_from, descriptor_of, hold_port, port_of
+from penncloud.web.attempts import Attempts
 from penncloud.web.serving import Serving
 from penncloud.web.workers.words import (
     Begin,
@@ -61,7 +62,7 @@ class _Workplace:
         self.link = _Link()
         self.left: Deferred[bool] = Deferred()
 
-    async def build(self, begin: Begin) -> tuple[Serving, CollectorRegistry]:
+    async def build(self, begin: Begin, attempts: Attempts) -> tuple[Serving, CollectorRegistry]:
         if self.refuses:
             raise ConfigurationError(self.refuses)
         table, registry = MemoryTable(), CollectorRegistry()
@@ -76,6 +77,7 @@ class _Workplace:
             control=RecordingControl(),
             registry=registry,
             links=[self.link],
+            attempts=attempts,
             hasher=QUICK,
         )
         return serving, registry
@@ -103,7 +105,7 @@ class WorkerTests(TestCase):
             if not first.called:
                 first.callback(None)
 
-        return Worker(workplace, say), said, first
+        return Worker(workplace, say, reactor), said, first
 
     async def test_serves_until_it_retires(self) -> None:
         """It says that it serves, reports, follows the coordinators, and ends when it has nothing left to do,
