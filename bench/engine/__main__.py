@@ -52,6 +52,8 @@ def main() -> None:
     for _ in range(arguments.runs):
         for name in names:
             runs[name].append(_run(name, arguments))
+            # So that a run that is interrupted has shown something.
+            print(name, json.dumps(runs[name][-1]), file=sys.stderr, flush=True)
     _print(runs, arguments)
     _print_memtable()
 

@@ -5,6 +5,7 @@ It imports neither Twisted nor the engine: it starts in a quarter of the time.
 
 from __future__ import annotations
 
+import gc
 from typing import Final
 
 import msgspec
@@ -65,4 +66,6 @@ def _answer(data: bytes) -> bytes:
 
 
 if __name__ == "__main__":
+    # A merge makes many objects and no cycles of them: looking for such is an eighth of its time.
+    gc.disable()
     child_main(_answer)
