@@ -20,60 +20,41 @@ How to use it
 
 Theory of operation
     See the modules: `wal` (log), `memtable`, `table` (files), `manifest` (which files there are),
-    `tablet` (reads over all parts of a tablet), `flush` and `compaction` (what happens in the
-    background), `recovery` (what a start makes of the log), `store` (what they share).
+    `tablet` (reads over all parts of a tablet), `lives` (which tablets there are), `flush` and
+    `compaction` (what happens in the background), `recovery` (what a start makes of the log), `store`
+    (what they share).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
 
-import msgspec
-from attrs import frozen
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from penncloud.lsm.appending import Appender
-from penncloud.lsm.aside import set_aside
 from penncloud.lsm.compaction import Compactor, Merger
 from penncloud.lsm.entry import Entry, Void, encode
-from penncloud.lsm.errors import Overloaded, TableDamaged
+from penncloud.lsm.errors import TableDamaged
 from penncloud.lsm.flush import Flusher
+from penncloud.lsm.lives import TabletLives, TabletRecovery
 from penncloud.lsm.manifest import TabletState
 from penncloud.lsm.memtable import StoredCell
 from penncloud.lsm.metrics import EngineMetrics
 from penncloud.lsm.options import EngineOptions
-from penncloud.lsm.recovery import Replay, TabletTail
+from penncloud.lsm.recovery import Replay
 from penncloud.lsm.scrub import Scrubber
 from penncloud.lsm.sizes import Estimate, estimate, reaches_out, split_point
 from penncloud.lsm.snapshot import Snapshot
-from penncloud.lsm.store import Store, read_blob
-from penncloud.lsm.tablet import ScannedCell, TabletStore
+from penncloud.lsm.store import Store
+from penncloud.lsm.tablet import ScannedCell
 from penncloud.lsm.transfer import CheckpointExport, CheckpointImport, Description, discard
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
 
-
-@frozen
-class TabletRecovery:
-    """One tablet as it was found: a checkpoint, and the durable entries behind it in `tail`.
-
-    The cells are those of the checkpoint until the owner calls `commit` for (part of) the tail.
-    `damaged` says why the tablet cannot be used; empty: it can.
-    """
-
-    tablet: int
-    lo: int
-    hi: int
-    checkpoint_no: int
-    version: int
-    entry_cfg: int
-    meta: bytes
-    tail: list[Entry]
-    damaged: str
+__all__ = ["Engine", "TabletRecovery"]
 
 
 class Engine:
@@ -98,6 +79,12 @@ class Engine:
         self._flusher = Flusher(self._store, self._flushed, self._must_compact)
         metrics.watch(self._store, self._appender)
         self._scrubber = Scrubber(self._store, self._flusher)
+        self._lives = TabletLives(
+            self._store,
+            waits=self._appender.waits,
+            flush=self._flusher.request,
+            gone=self._gone,
+        )
 
     # -- opening and closing ------------------------------------------------------------------
 
@@ -114,37 +101,10 @@ class Engine:
         for damage in damages:
             self._log.critical("The log is damaged: {reason}", reason=damage.reason)
         replay.finish(damages)
-        found = [self._open_tablet(tablet, tail) for tablet, tail in replay.tails.items()]
+        found = [self._lives.found(tablet, tail) for tablet, tail in replay.tails.items()]
         self._compactor.check()
         self._scrubber.start()
         return found
-
-    def _open_tablet(self, tablet: int, tail: TabletTail) -> TabletRecovery:
-        store = self._store.add_tablet(tablet, tail.state)
-        if tail.damaged:
-            store.condemn(tail.damaged)
-        for pending in tail.entries:
-            store.add(pending.entry, pending.position)
-        store.prepared = store.durable
-        return self._recovery(store, [pending.entry for pending in tail.entries])
-
-    def _recovery(self, store: TabletStore, tail: list[Entry]) -> TabletRecovery:
-        state, meta = store.state, b""
-        try:
-            meta = read_blob(self._store.disk, state.meta)
-        except TableDamaged as error:
-            store.condemn(str(error))
-        return TabletRecovery(
-            store.tablet,
-            state.lo,
-            state.hi,
-            state.checkpoint_no,
-            state.version,
-            state.entry_cfg,
-            meta,
-            tail,
-            store.damaged,
-        )
 
     async def close(self) -> None:
         """Let what is being written finish; memtables stay in the log. Raises DiskError.
@@ -167,43 +127,14 @@ class Engine:
 
         Raises ValueError when there is one of that number, DiskFull, DiskFailed.
         """
-        store = self._store
-        if tablet in store.manifest.tablets:
-            raise ValueError(f"there is a tablet {tablet} already")
-        state = TabletState(lo, hi, 0, 0, 0, log_position=store.wal.position)
-        await store.edit(lambda manifest: manifest.with_tablet(tablet, state))
-        store.add_tablet(tablet, state)
+        await self._lives.create(tablet, lo, hi)
 
     async def drop_tablet(self, tablet: int) -> None:
         """Forget a tablet with all its cells, durably; of a damaged one the files are kept aside.
 
         Raises NoSuchTablet, DiskFull, DiskFailed.
         """
-        async with self._sealed(tablet) as store:
-            if store.damage:
-                await set_aside(self._store, store)
-            await self._store.edit(lambda manifest: manifest.with_tablet(tablet, None))
-            self._forget(tablet)
-
-    @asynccontextmanager
-    async def _sealed(self, tablet: int) -> AsyncIterator[TabletStore]:
-        """Take no more entries of a tablet, and have none on their way to the log."""
-        store = self._store.tablet(tablet)
-        if store.sealed:
-            raise Overloaded(f"tablet {tablet} is being split or dropped")
-        store.sealed = True
-        try:
-            if self._appender.waits(tablet):
-                raise Overloaded(f"tablet {tablet} has writes that wait for a flush")
-            await self._store.wal.sync()
-            yield store
-        finally:
-            store.sealed = False
-
-    def _forget(self, tablet: int) -> None:
-        self._store.remove_tablet(tablet)
-        self._flusher.forget(tablet)
-        self._compactor.forget(tablet)
+        await self._lives.drop(tablet)
 
     async def split_tablet(
         self,
@@ -222,27 +153,7 @@ class Engine:
         outside the tablet, numbers in use, or entries that would be lost; TabletDamaged, DiskFull,
         DiskFailed.
         """
-        async with self._sealed(tablet) as parent:
-            lo, hi = parent.state.lo, parent.state.hi
-            if not lo < at < hi or {left, right} & set(self._tablets) or left == right:
-                raise ValueError(f"tablet {tablet} cannot be split at {at} into {left} and {right}")
-            version, entry_cfg = place or (parent.prepared, parent.committed_cfg)
-            if parent.committed < version or any(one.entry.effects for one in parent.pending):
-                raise ValueError(f"tablet {tablet} has entries that are not committed")
-            parent.check()
-            await self._flusher.request(tablet)
-            born = msgspec.structs.replace(
-                parent.state,
-                version=version,
-                entry_cfg=entry_cfg,
-                log_position=self._store.wal.position,
-            )
-            await self._store.edit(lambda manifest: manifest.split(tablet, at, left, right, born))
-            for child in (left, right):
-                self._store.add_tablet(child, self._store.manifest.tablets[child])
-            self._forget(tablet)
-        found = [self._recovery(self._tablets[child], []) for child in (left, right)]
-        return found[0], found[1]
+        return await self._lives.split(tablet, at, left, right, place)
 
     def split_point(self, tablet: int) -> int | None:
         """The hash that cuts a tablet into two of about equal size; None where there is none.
@@ -387,15 +298,7 @@ class Engine:
         The owner has stopped writing to that one; if it is damaged its files are kept aside. Raises
         TableDamaged, DiskError.
         """
-        tablet = transfer.description.tablet
-        if tablet in self._tablets:
-            async with self._sealed(tablet) as store:
-                if store.damage:
-                    await set_aside(self._store, store)
-                await transfer.finish(self._forget)
-        else:
-            await transfer.finish(lambda _tablet: None)
-        return self._recovery(self._tablets[tablet], [])
+        return await self._lives.replace(transfer)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -412,6 +315,11 @@ class Engine:
         """A flush has ended, well or not."""
         self._appender.room_made(full=self._flusher.full)
         self._compactor.check()
+
+    def _gone(self, tablet: int) -> None:
+        """A tablet is no more."""
+        self._flusher.forget(tablet)
+        self._compactor.forget(tablet)
 
     def _must_compact(self, tablet: int) -> bool:
         """Whether flushes of a tablet have to wait for a compaction, which is then under way."""
