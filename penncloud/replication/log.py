@@ -7,6 +7,7 @@ that others may still need, within a bound.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -23,6 +24,10 @@ class ReplicaLog:
     def __init__(self, checkpoint: Checkpoint, entries: Iterable[Entry] = ()) -> None:
         """`entries` are those on disk behind the checkpoint. Only what it covers is known committed."""
         self._entries: list[Entry] = []
+        # For each entry, the bytes of all that were ever appended up to it; and of those up to the base.
+        self._totals: list[int] = []
+        self._base_total = 0
+        self.last_version = 0
         self.checkpoint = checkpoint
         self.base_version = self.base_cfg = 0
         self.handed = self.stable = self.committed = 0
@@ -32,10 +37,6 @@ class ReplicaLog:
         for entry in entries:
             self.append(entry)
         self.handed = self.stable = self.last_version
-
-    @property
-    def last_version(self) -> int:
-        return self.base_version + len(self._entries)
 
     @property
     def last_cfg(self) -> int:
@@ -58,14 +59,21 @@ class ReplicaLog:
         first = start - self.base_version - 1
         if first < 0:
             raise ValueError(f"the log begins behind {self.base_version}, {start} is gone")
-        found: list[Entry] = []
-        held = 0
-        for entry in self._entries[first : max(first, stop - self.base_version - 1)]:
-            held += entry.size_bytes
-            if found and held > max_bytes:
-                break
-            found.append(entry)
-        return tuple(found)
+        end = min(stop - self.base_version - 1, len(self._entries))
+        if first >= end:
+            return ()
+        most = self._total(first) + max_bytes
+        if self._totals[end - 1] > most:
+            end = max(first + 1, bisect_right(self._totals, most, first, end))
+        return tuple(self._entries[first:end])
+
+    def _total(self, count: int) -> int:
+        """Bytes of all that were ever appended, up to the first `count` entries that are here."""
+        return self._totals[count - 1] if count else self._base_total
+
+    def bytes_between(self, after: int, up_to: int) -> int:
+        """Bytes of the entries after < version <= up_to, which are here."""
+        return self._total(up_to - self.base_version) - self._total(after - self.base_version)
 
     def between(self, after: int, up_to: int) -> list[Entry]:
         """Entries after < version <= up_to, which the log reaches back to."""
@@ -76,19 +84,21 @@ class ReplicaLog:
 
     def within(self, max_entries: int, max_bytes: int) -> int:
         """The lowest version behind which there are no more entries, and bytes of them, than that."""
-        version, held = self.last_version, 0
-        for entry in reversed(self._entries[-max_entries:] if max_entries else []):
-            held += entry.size_bytes
-            if held > max_bytes:
-                break
-            version -= 1
-        return version
+        count = len(self._entries)
+        first = max(0, count - max_entries)
+        least = self._total(count) - max_bytes
+        if self._total(first) < least:
+            first = bisect_left(self._totals, least, first) + 1
+        return self.base_version + first
 
     def append(self, entry: Entry) -> None:
         """The next entry. Raises ValueError out of order."""
         if entry.version != self.last_version + 1:
             raise ValueError(f"entry {entry.version} cannot follow {self.last_version}")
+        totals = self._totals
+        totals.append((totals[-1] if totals else self._base_total) + entry.size_bytes)
         self._entries.append(entry)
+        self.last_version += 1
 
     def merge(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
         """Take a primary's entries, which follow on one that is here. What conflicts is cut off.
@@ -121,17 +131,19 @@ class ReplicaLog:
             raise CommittedConflict(f"version {version} is committed and cannot be cut off")
         kept = version - self.base_version - 1
         dropped = self._entries[kept : max(kept, self.handed - self.base_version)]
-        del self._entries[kept:]
+        del self._entries[kept:], self._totals[kept:]
+        self.last_version = self.base_version + len(self._entries)
         self._back_to(version - 1)
         return tuple(dropped)
 
-    def hand_out(self) -> tuple[Entry, ...]:
-        """What has to be persisted now."""
-        if self.handed == self.last_version:
+    def hand_out(self, up_to: int) -> tuple[Entry, ...]:
+        """What has to be persisted now, of the entries up to a version."""
+        if self.handed >= up_to:
             return ()
-        fresh = tuple(self._entries[self.handed - self.base_version :])
-        self.handed = self.last_version
-        self._appends.append(self.handed)
+        base = self.base_version
+        fresh = tuple(self._entries[self.handed - base : up_to - base])
+        self.handed = up_to
+        self._appends.append(up_to)
         return fresh
 
     def persisted(self) -> None:
@@ -140,8 +152,9 @@ class ReplicaLog:
 
     def refused(self) -> None:
         """Nothing that is under way was kept: the log ends where the disk's ends."""
-        del self._entries[self.stable - self.base_version :]
-        self.handed = self.stable
+        kept = self.stable - self.base_version
+        del self._entries[kept:], self._totals[kept:]
+        self.handed = self.last_version = self.stable
         self._appends.clear()
 
     def _back_to(self, version: int) -> None:
@@ -163,7 +176,9 @@ class ReplicaLog:
         base = max(self.base_version, min(checkpoint.version, keep_from))
         base_cfg = self.cfg_at(base)
         assert base_cfg is not None
-        del self._entries[: base - self.base_version]
+        gone = base - self.base_version
+        self._base_total = self._total(gone)
+        del self._entries[:gone], self._totals[:gone]
         self.base_version, self.base_cfg = base, base_cfg
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -171,5 +186,7 @@ class ReplicaLog:
         self.checkpoint = checkpoint
         self.base_version, self.base_cfg = checkpoint.version, checkpoint.entry_cfg
         self._entries.clear()
+        self._totals.clear()
         self._appends.clear()
+        self.last_version = checkpoint.version
         self.handed = self.stable = self.committed = checkpoint.version

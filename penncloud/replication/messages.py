@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol, TypeAlias
 
+import msgspec
 from attrs import frozen
 
 
@@ -50,8 +51,7 @@ class Checkpoint:
     entry_cfg: int = 0
 
 
-@frozen
-class Prep:
+class Prep(msgspec.Struct, frozen=True):
     """PREP: entries behind (prev_version, prev_entry_cfg). Without entries it is the beacon.
 
     `committed` is the piggybacked COMMIT. `learner`: the receiver is no member in this cfg, but
@@ -71,8 +71,7 @@ class Prep:
     learner: int
 
 
-@frozen
-class Ack:
+class Ack(msgspec.Struct, frozen=True):
     """The sender's log equals the primary's up to `version`, and is on disk up to there.
 
     It also is the lease that belongs to `send_time` and `round` of the PREP that it answers.
@@ -111,8 +110,7 @@ class Reject:
     have: int
 
 
-@frozen
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """COMMIT without a PREP to ride on; needs no answer."""
 
     sender: str
@@ -225,8 +223,7 @@ class ReadPiece:
     offset: int
 
 
-@frozen
-class Ready:
+class Ready(msgspec.Struct, frozen=True, eq=False):
     """One round of work for the driver. Several may be under way; they are persisted in their order.
 
     1. At once: answer UNKNOWN to all that waits if `stepped_down`; take `withdrawn` out of the prepared
@@ -256,6 +253,7 @@ class Ready:
     stage: tuple[StagePiece, ...]
     install: Checkpoint | None
     entries: tuple[Entry, ...]
+    entries_bytes: int
     messages: tuple[Message, ...]
 
     @property

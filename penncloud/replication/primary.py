@@ -1,7 +1,7 @@
 """The primary of a group: from its takeover on it prepares, commits and reads.
 
-    propose      the owner's entry joins the log; PREPs carry it to members and learners, while the own
-                 disk writes it
+    propose      the owner's entry joins the log. When the driver wants a batch for its disk, all that was
+                 proposed is *released*: PREPs carry it to members and learners, while the own disk writes it
     commit       own disk and the ACK of every member (and of a learner that is about to join)
     read         leases of all of these, looked at after the value was read; or a round that confirms
     membership   silence, REJECT(IO) or no progress: propose cfg+1 without that member, and block until
@@ -61,7 +61,9 @@ class Primary:
     _round: int = field(default=0, init=False)
     # Reads that wait for a round: (round, context).
     _confirmations: deque[tuple[int, int]] = field(factory=deque, init=False)
-    _in_flight_bytes: int = field(default=0, init=False)
+    # Entries up to here may go to the disk and to others.
+    released: int = field(init=False)
+    _committed_at: float = field(default=float("-inf"), init=False)
     _abort: tuple[Entry, ...] = field(default=(), init=False)
     _worked_at: float = field(init=False)
 
@@ -70,6 +72,7 @@ class Primary:
         state.seal(self.config.cfg)
         self.takeover = Takeover(self.config.cfg)
         self._worked_at = state.now
+        self.released = state.log.last_version
         for member in self._others():
             self.peers[member] = Peer(member, True, state.log.committed + 1, state.now)
 
@@ -102,15 +105,15 @@ class Primary:
             raise Refused("the primary is not serving")
         if len(self.config.members) < options.min_members:
             raise Refused(f"fewer than {options.min_members} members")
+        last, committed = log.last_version, log.committed
         if (
-            log.last_version - log.committed >= options.max_uncommitted
-            or self._in_flight_bytes >= options.max_in_flight_bytes
+            last - committed >= options.max_uncommitted
+            or log.bytes_between(committed, last) >= options.max_in_flight_bytes
         ):
             raise Refused("too much is prepared and not committed")
         if entry.entry_cfg != self.config.cfg:
             raise ValueError(f"an entry of cfg {entry.entry_cfg} in cfg {self.config.cfg}")
         log.append(entry)
-        self._in_flight_bytes += entry.size_bytes
 
     def may_read(self) -> bool:
         """Whether what was committed here when a read looked is still the newest; ask *after* it."""
@@ -154,10 +157,15 @@ class Primary:
             return
         peer.lease_until = max(peer.lease_until, ack.send_time + state.options.leases.lease_s)
         peer.round = max(peer.round, ack.round)
-        last = state.log.last_version
+        last = min(self.released, state.log.last_version)
         peer.advanced(min(ack.version, last), state.now, last)
         self._advance_commit()
         self._answer_confirmed()
+
+    def owes(self, peer_id: str) -> bool:
+        """Whether there may be something to say to a peer, or to whoever asked for a round."""
+        peer = self.peers.get(peer_id)
+        return bool(self.state.confirmed) or (peer is not None and peer.next <= self.released)
 
     def on_reject(self, reject: Reject) -> None:
         """GAP and IO; the replica acts on STALE."""
@@ -274,7 +282,7 @@ class Primary:
         # of the old cfg notices when it comes back: hence only now, in a cfg of its own.
         self.state.set_aside(log.cut(log.committed + 1))
         self.state.withdrawn.extend(self._abort)
-        self._in_flight_bytes = 0
+        self.released = log.last_version
         self.takeover = Takeover(self.config.cfg)
         for peer in self.peers.values():
             if peer.state != "checkpoint":
@@ -330,18 +338,13 @@ class Primary:
 
     # -- work ------------------------------------------------------------------------------------
 
-    def work(self) -> None:
-        """Whatever is due now."""
-        state = self.state
+    def work(self, hold: bool) -> None:
+        """Whatever is due now. `hold`: what is not yet released waits."""
+        state, log = self.state, self.state.log
         self._forgive_own_stall()
-        phase = self.takeover.phase
-        self.takeover.advance(state, 0 < self.takeover.noop <= state.log.committed)
-        if self.takeover.phase in ("sealing", "waiting"):
+        if self.takeover.phase != "done" and not self._take_over():
             return
-        if self.takeover.phase == "preparing" and phase != "preparing":
-            for peer in self.peers.values():
-                peer.heard_at = state.now
-        if self.serving and self._abort:
+        if self._abort and self.serving:
             state.aborted.extend(self._abort)
             self._abort = ()
         self._advance_commit()
@@ -352,11 +355,30 @@ class Primary:
             self._look_after_peers()
             self._look_after_members()
             self._answer_confirmed()
+        if not hold:
+            self.released = log.last_version
         for peer in self.peers.values():
-            while peer.may_send(state.options.window) and peer.next <= state.log.last_version:
+            while peer.next <= self.released and peer.may_send(state.options.window):
                 if not self._prep(peer):
                     break
-            self._tell_committed(peer)
+            if peer.committed_sent < log.committed:
+                self._tell_committed(peer)
+
+    def _take_over(self) -> bool:
+        """Go on with the takeover; whether there is something to say to the members now."""
+        state, takeover = self.state, self.takeover
+        phase = takeover.phase
+        takeover.advance(state, 0 < takeover.noop <= state.log.committed)
+        self.released = state.log.last_version
+        if takeover.phase in ("sealing", "waiting"):
+            return False
+        if takeover.phase == "preparing":
+            if phase != "preparing":
+                for peer in self.peers.values():
+                    peer.heard_at = state.now
+            self._advance_commit()
+            takeover.advance(state, takeover.noop <= state.log.committed)
+        return True
 
     def _forgive_own_stall(self) -> None:
         """While this process stood still it could not hear anybody: that was not their silence."""
@@ -400,7 +422,7 @@ class Primary:
         assert prev_cfg is not None, "a peer is ahead of its primary's log"
         entries: tuple[Entry, ...] = ()
         if peer.may_send(options.window):
-            stop = peer.next + options.max_message_entries
+            stop = min(peer.next + options.max_message_entries, self.released + 1)
             entries = log.slice(peer.next, stop, options.max_message_bytes)
         place = previous, prev_cfg, entries, log.committed
         learner = 0 if peer.member else peer.incarnation
@@ -424,24 +446,27 @@ class Primary:
         return True
 
     def _tell_committed(self, peer: Peer) -> None:
-        log = self.state.log
+        """COMMIT of its own, where no PREP has come to carry it."""
+        state, log = self.state, self.state.log
         idle = log.committed == log.last_version
-        if idle and peer.committed_sent < log.committed and peer.state == "replicate":
+        quiet = state.now - self._committed_at >= state.options.commit_after_s
+        if idle and quiet and peer.state == "replicate":
             peer.committed_sent = log.committed
-            state = self.state
             state.send(Commit(state.id, peer.id, state.group, self.config.cfg, log.committed))
 
     def _advance_commit(self) -> None:
         """Commit what is on the own disk and on that of everybody who is needed."""
         log, state = self.state.log, self.state
-        own = log.last_version if state.broken("own-sync") else log.stable
-        acked = sorted([own, *(peer.acked for peer in self._needed())])
-        version = acked[(len(acked) - 1) // 2] if state.broken("every-member") else acked[0]
-        if version <= log.committed or self.takeover.phase in ("sealing", "waiting"):
+        own = self.released if state.broken("own-sync") else log.stable
+        if own <= log.committed:
             return
-        for entry in log.between(log.committed, version):
-            self._in_flight_bytes = max(0, self._in_flight_bytes - entry.size_bytes)
-        log.commit(version)
+        acked = [own, *(peer.acked for peer in self._needed())]
+        version = (
+            sorted(acked)[(len(acked) - 1) // 2] if state.broken("every-member") else min(acked)
+        )
+        if version > log.committed and self.takeover.phase not in ("sealing", "waiting"):
+            log.commit(version)
+            self._committed_at = state.now
 
     def _answer_confirmed(self) -> None:
         rounds = min([self._round, *(peer.round for peer in self._needed())])

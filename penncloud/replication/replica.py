@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from attrs import evolve
 
@@ -44,6 +44,8 @@ from penncloud.replication.messages import (
 from penncloud.replication.primary import Primary, Refused
 from penncloud.replication.secondary import Secondary
 from penncloud.replication.state import Durable, Options, ReplicaState, nothing_broken
+
+_FROM_PRIMARY: Final = (Prep, Commit, Offer, Piece)
 
 RoleName: TypeAlias = Literal["primary", "taking over", "secondary", "learner"]
 
@@ -200,7 +202,7 @@ class Replica:
     def tick(self, now: float) -> None:
         """Time has passed."""
         self.state.now = max(self.state.now, now)
-        self.part.work()
+        self._work(hold=True)
 
     def reconnected(self, peer: str, now: float) -> None:
         """The connection to `peer` is a new one; what was said on the old one may be lost."""
@@ -245,16 +247,23 @@ class Replica:
 
     # -- messages --------------------------------------------------------------------------------
 
-    def step(self, message: Message, now: float) -> None:
-        """Take a message from another replica. What is not for this one is ignored."""
-        state = self.state
+    def step(self, message: Message, now: float) -> bool:
+        """Take a message from another replica. What is not for this one is ignored.
+
+        Whether `ready()` may have something to do by that; most ACKs only wait for others.
+        """
+        state, part = self.state, self.part
         if message.to != state.id or message.group != state.group or message.sender == state.id:
-            return
+            return False
         state.now = max(state.now, now)
-        if isinstance(message, Prep | Commit | Offer | Piece):
+        if isinstance(message, _FROM_PRIMARY):
             self._from_primary(message)
-        elif isinstance(self.part, Primary):
-            self._to_primary(self.part, message)
+        elif isinstance(part, Primary):
+            if isinstance(message, Ack):
+                part.on_ack(message)
+                return part.owes(message.sender) or state.log.committed > self._told_committed
+            self._to_primary(part, message)
+        return True
 
     def _from_primary(self, message: Prep | Commit | Offer | Piece) -> None:
         if isinstance(self.part, Primary):
@@ -283,10 +292,8 @@ class Replica:
             about = state.group, state.sealed, Reason.STALE, message.prev_version, 0
             state.send(Reject(state.id, message.sender, *about))
 
-    def _to_primary(self, part: Primary, message: Ack | Reject | Sync | Fetch) -> None:
-        if isinstance(message, Ack):
-            part.on_ack(message)
-        elif isinstance(message, Sync):
+    def _to_primary(self, part: Primary, message: Reject | Sync | Fetch) -> None:
+        if isinstance(message, Sync):
             part.on_sync(message)
         elif isinstance(message, Fetch):
             part.on_fetch(message)
@@ -352,10 +359,25 @@ class Replica:
 
     # -- work ------------------------------------------------------------------------------------
 
-    def ready(self) -> Ready | None:
-        """What there is to do, or None."""
+    def _work(self, hold: bool) -> None:
+        if isinstance(self.part, Primary):
+            self.part.work(hold)
+        else:
+            self.part.work()
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether something was proposed that is neither on its way to the disk nor to the members."""
+        return self._released < self.state.log.last_version
+
+    def ready(self, hold: bool = False) -> Ready | None:
+        """What there is to do, or None.
+
+        `hold`: what was newly proposed is held back, since the disk cannot take it yet. So it becomes one
+        batch, for disk and members alike, with all that is proposed until then.
+        """
         state, log = self.state, self.state.log
-        self.part.work()
+        self._work(hold)
         if not self._has_work():
             return None
         seal = cut = None
@@ -367,6 +389,8 @@ class Replica:
             state.cut_from = None
             state.quarantine.clear()
         answered = self._answered()
+        to_hand = self._released
+        to_hand_bytes = log.bytes_between(log.handed, to_hand) if to_hand > log.handed else 0
         ready = Ready(
             state.stepped_down,
             tuple(state.withdrawn),
@@ -383,13 +407,20 @@ class Replica:
             cut,
             tuple(state.stage),
             state.install,
-            log.hand_out(),
+            log.hand_out(to_hand),
+            to_hand_bytes,
             tuple(state.after_sync),
         )
         self._told_committed, self._told_answered = log.committed, answered
         self._begin_anew()
         self._under_way.append(ready)
         return ready
+
+    @property
+    def _released(self) -> int:
+        """The version of the last entry that may go to the disk."""
+        part = self.part
+        return part.released if isinstance(part, Primary) else self.state.log.last_version
 
     def _answered(self) -> int:
         """Up to where writes are answered: in async mode what is on this disk is enough."""
@@ -407,7 +438,7 @@ class Replica:
         return bool(
             state.prompt
             or state.after_sync
-            or log.handed < log.last_version
+            or log.handed < self._released
             or log.committed > self._told_committed
             or state.stage
             or state.install
@@ -432,8 +463,11 @@ class Replica:
         state.stage.clear()
         state.after_sync.clear()
 
-    def advance(self, ready: Ready) -> None:
-        """`ready`, the first of those under way, is persisted and its messages are sent."""
+    def advance(self, ready: Ready) -> bool:
+        """`ready`, the first of those under way, is persisted and its messages are sent.
+
+        Whether `ready()` may have something to do by that.
+        """
         state = self.state
         expected = self._under_way.popleft()
         if expected is not ready:
@@ -448,6 +482,9 @@ class Replica:
                 self.part.installed()
         if ready.entries:
             state.log.persisted()
+        if isinstance(self.part, Secondary) and ready.seal is None and ready.install is None:
+            return self.part.lags
+        return ready.persists
 
     def refuse(self) -> None:
         """There was no room: nothing of what is under way was kept, and none of its messages were sent.

@@ -13,7 +13,8 @@ so, as far as the logs are known to agree and the entries are on disk.
 
 from __future__ import annotations
 
-from attrs import define, evolve, field
+from attrs import define, field
+from msgspec.structs import replace
 
 from penncloud.replication.catch_up import CatchUp
 from penncloud.replication.log import CommittedConflict
@@ -101,6 +102,11 @@ class Secondary:
             self.catch_up.voided()
         self._matched = min(self._matched, self.state.log.last_version)
 
+    @property
+    def lags(self) -> bool:
+        """Whether the primary has committed more than is known to be committed here."""
+        return self._committed > self.state.log.committed
+
     def work(self) -> None:
         """Commit what may be, ask for help if nobody sends any, release an ACK that was held."""
         state, log = self.state, self.state.log
@@ -108,7 +114,7 @@ class Secondary:
         if self._held is not None and not state.promise.forbids(self._held.sender, state.now):
             held, self._held = self._held, None
             if held.cfg == state.sealed:
-                self._acknowledge(evolve(held, entries=()))
+                self._acknowledge(replace(held, entries=()))
         if self.catch_up is not None and state.now - self.heard_at > state.options.silence_s:
             self.catch_up.ask()
 

@@ -45,6 +45,8 @@ class Options:
     repeat_s: float = 0.5
     max_message_entries: int = 256
     max_message_bytes: int = 256 * 1024
+    # A COMMIT that no PREP has carried so long after leaves by itself, with the next tick.
+    commit_after_s: float = 0.02
     # PREPs with entries that may be unanswered by one member.
     window: int = 16
     # Prepared and not yet committed. In async mode `async_max_lag` takes the place of the number.

@@ -4,7 +4,8 @@ Theory of operation
     Each replica has a *lane*. What it hands over goes, in its order, into the next append to the log;
     only one append is in flight, and all that comes meanwhile shares the next one (group commit).
     Nothing lingers for company: the driver hands over at the end of a turn of the reactor, and under load
-    batches form by themselves.
+    batches form by themselves. What primaries have prepared meanwhile is asked for (`freed`) right before
+    the next append, as their PREPs leave with it.
 
     What is rare (a new configuration, a cut, a checkpoint) is persisted *apart*, by the author, once its
     lane has nothing in the log any more; the lane waits meanwhile, the other lanes do not.
@@ -107,19 +108,23 @@ class _Logged:
 
 
 class Journal:
-    """See the module. `turned` is called when authors have been told something."""
+    """See the module. `turn` is given what tells authors something, to call it and do what comes of that.
+    `freed` is called when an append has ended and the next one begins: what is submitted then belongs to
+    it."""
 
     log = Logger()
 
     def __init__(
         self,
         engine: Engine,
-        turned: Callable[[], None],
+        turn: Callable[[Callable[[], None]], None],
         max_held_bytes: int = MAX_HELD_BYTES,
         max_append_bytes: int = MAX_APPEND_BYTES,
+        freed: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
-        self._turned = turned
+        self._turn = turn
+        self._freed = freed
         self._max_held_bytes = max_held_bytes
         self._max_append_bytes = max_append_bytes
         self._held_bytes = 0
@@ -135,6 +140,11 @@ class Journal:
     def failed(self) -> bool:
         """The disk failed: nothing is written any more."""
         return self._failed
+
+    @property
+    def writing(self) -> bool:
+        """Whether an append is under way; what is submitted now waits for the next one."""
+        return bool(self._writing)
 
     @property
     def full(self) -> bool:
@@ -171,12 +181,14 @@ class Journal:
                 return
             lane.waiting.popleft()
             if ready.entries or lane.logged:
-                size = sum(entry.size_bytes for entry in ready.entries)
-                self._held_bytes += size
-                lane.logged += 1
-                self._queue.append(_Logged(lane, lane.life, ready, size))
+                self._enqueue(lane, ready)
             else:
                 lane.author.persisted(ready)
+
+    def _enqueue(self, lane: Lane, ready: Ready) -> None:
+        self._held_bytes += ready.entries_bytes
+        lane.logged += 1
+        self._queue.append(_Logged(lane, lane.life, ready, ready.entries_bytes))
 
     def _set_apart(self, lane: Lane, ready: Ready) -> None:
         lane.apart = True
@@ -186,6 +198,11 @@ class Journal:
         done.addErrback(lambda failure: self.log.failure("after persisting apart", failure))
 
     def _was_apart(self, result: Any, lane: Lane, life: int, ready: Ready) -> None:
+        self._turn(lambda: self._end_apart(result, lane, life, ready))
+        self.write()
+        self._tell_idle()
+
+    def _end_apart(self, result: Any, lane: Lane, life: int, ready: Ready) -> None:
         lane.apart = False
         self._aparts -= 1
         if lane.life != life:
@@ -195,10 +212,7 @@ class Journal:
             if result or not ready.entries:
                 lane.author.persisted(ready)
             else:
-                size = sum(entry.size_bytes for entry in ready.entries)
-                self._held_bytes += size
-                lane.logged += 1
-                self._queue.append(_Logged(lane, life, ready, size))
+                self._enqueue(lane, ready)
         elif isinstance(result.value, TabletDamaged):
             self._damage(lane, result.value.reason)
         elif result.check(DiskFull, Overloaded):
@@ -208,9 +222,6 @@ class Journal:
         else:
             self._give_up(result, [lane])
         self._advance(lane)
-        self._turned()
-        self.write()
-        self._tell_idle()
 
     # -- the log ---------------------------------------------------------------------------------
 
@@ -261,8 +272,14 @@ class Journal:
         self._held_bytes -= sum(one.size_bytes for one in self._writing)
         self._writing = []
         # The next append starts before anybody is told of this one: the disk need not wait for that.
-        if self._queue:
+        self._freed()
+        if self._queue and not self._writing:
             self._append()
+        self._turn(self._tell)
+        self.write()
+        self._tell_idle()
+
+    def _tell(self) -> None:
         while self._told:
             one = self._told.popleft()
             lane = one.lane
@@ -271,11 +288,13 @@ class Journal:
                 lane.author.persisted(one.ready)
                 if lane.waiting:
                     self._advance(lane)
-        self._turned()
+
+    def _not_written(self, failure: Failure) -> None:
+        self._turn(lambda: self._fail(failure))
         self.write()
         self._tell_idle()
 
-    def _not_written(self, failure: Failure) -> None:
+    def _fail(self, failure: Failure) -> None:
         error = failure.value
         if isinstance(error, TabletDamaged | NoSuchTablet):
             # Nothing of the append was done, and the others can do without that tablet.
@@ -294,9 +313,6 @@ class Journal:
                 self._lose(failure, lanes)
             else:
                 self._give_up(failure, lanes)
-        self._turned()
-        self.write()
-        self._tell_idle()
 
     def _without(self, error: TabletDamaged | NoSuchTablet) -> None:
         again, self._writing = self._writing, []

@@ -60,7 +60,9 @@ class Member:
         around: Surroundings,
         place: Place,
         touched: Callable[[Member], None],
+        proposed: Callable[[Member], None],
     ) -> None:
+        """`touched` is told when there is work to do, `proposed` when that is a mutation to replicate."""
         self.id = place.tablet
         self.lo = place.lo
         self.hi = place.hi
@@ -74,6 +76,7 @@ class Member:
         self._ended = False
         self._around = around
         self._tell = touched
+        self._tell_proposed = proposed
 
     # -- beginning -------------------------------------------------------------------------------
 
@@ -89,7 +92,8 @@ class Member:
         standing = around.standings[self.id]
         if found is not None and not damage:
             damage = found.damaged
-        self.tablet = Tablet(around, Place(self.id, self.lo, self.hi), self._touched)
+        place = Place(self.id, self.lo, self.hi)
+        self.tablet = Tablet(around, place, self._touched, self._proposed)
         self.blank = found is None or bool(damage) or standing.blank
         self.tablet.damage = damage
         if found is not None and not self.blank:
@@ -188,12 +192,19 @@ class Member:
     def _touched(self) -> None:
         self._tell(self)
 
+    def _proposed(self) -> None:
+        self._tell_proposed(self)
+
     # -- working ---------------------------------------------------------------------------------
 
-    def work(self) -> None:
-        """Do what there is to do."""
+    def work(self, hold: bool) -> bool:
+        """Do what there is to do; `hold`: the log takes nothing now. Whether something is held back."""
         around, replica = self._around, self.replica
-        while not self._ended and (ready := replica.ready()) is not None:
+        if self._ended:
+            return False
+        ready = replica.ready(hold)
+        if ready is not None:
+            # Whatever this leads to touches the member again.
             self.tablet.take(ready)
             for message in ready.prompt:
                 around.outside.send(message)
@@ -204,8 +215,7 @@ class Member:
             for wanted in ready.pieces:
                 self._spawn(self._send_piece(wanted))
             around.journal.submit(self.lane, ready)
-            if self.replica is not replica:
-                return
+        return hold and replica.holds_back
 
     async def _send_piece(self, wanted: ReadPiece) -> None:
         piece = await self._around.copies.read(self.id, wanted.number, wanted.offset)
@@ -309,8 +319,8 @@ class Member:
         send = self._around.outside.send
         for message in ready.messages:
             send(message)
-        self.replica.advance(ready)
-        self._touched()
+        if self.replica.advance(ready):
+            self._touched()
 
     def refused(self) -> None:
         """See `journal.Author`."""

@@ -5,11 +5,15 @@ Theory of operation
     touched. At the end of the reactor's turn all that were touched work: their Readys go into one append
     of the log, and their messages leave in one frame per peer. So what arrives together shares a sync
     and a packet, and nothing waits for company.
+
+    While an append is under way, mutations are decided and held back, those of all tablets, and become one
+    batch when it ends: the next append, and one frame of PREPs per peer. So batches grow with the load, and
+    each server beats the time of its disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from attrs import evolve
@@ -49,7 +53,7 @@ class Replicas:
         self.members: dict[int, Member] = {}
         self.addresses: dict[str, str] = {}
         self.suspects: frozenset[str] = frozenset()
-        self.journal = around.journal = Journal(around.engine, self.turn)
+        self.journal = around.journal = Journal(around.engine, self.turn, freed=self._release)
         self._around = around
         self._node_id = around.node_id
         self._clock = around.clock
@@ -58,6 +62,8 @@ class Replicas:
         self._outside = around.outside
         # A dict as an ordered set.
         self._touched: dict[Member, None] = {}
+        # Primaries that hold mutations back until the log can take them.
+        self._holding: dict[Member, None] = {}
         self._turn: Any = None
         self._working = False
         self._stopped = False
@@ -219,7 +225,7 @@ class Replicas:
     def _add(
         self, place: Place, found: TabletRecovery | None, promise: Promise | None = None
     ) -> Member:
-        member = Member(self._around, place, self.touched)
+        member = Member(self._around, place, self.touched, self._proposed)
         member.begin(found, promise=promise)
         self.members[place.tablet] = member
         return member
@@ -260,8 +266,7 @@ class Replicas:
         now = self._clock.seconds()
         for message in messages:
             member = self.members.get(message.group)
-            if member is not None:
-                member.replica.step(message, now)
+            if member is not None and member.replica.step(message, now):
                 self.touched(member)
 
     def reconnected(self, peer: str) -> None:
@@ -279,16 +284,38 @@ class Replicas:
         if self._turn is None and not self._working and not self._stopped:
             self._turn = self._clock.callLater(0, self._end_of_turn)
 
+    def _proposed(self, member: Member) -> None:
+        """A mutation was decided."""
+        if self.journal.writing:
+            self._holding[member] = None
+        else:
+            self.touched(member)
+
+    def _release(self) -> None:
+        """The log can take what was held back."""
+        holding, self._holding = self._holding, {}
+        working, self._working = self._working, True
+        try:
+            for member in holding:
+                if self.members.get(member.id) is member:
+                    self._work(member)
+        finally:
+            self._working = working
+
     def _end_of_turn(self) -> None:
         self._turn = None
         self.turn()
 
-    def turn(self) -> None:
-        """Let all that were touched work, then write and send."""
+    def turn(self, first: Callable[[], None] = lambda: None) -> None:
+        """Let all that were touched work, also by `first`, then write and send."""
         if self._working:
+            first()
             return
         self._working = True
         try:
+            first()
+            if self._holding and not self.journal.writing:
+                self._release()
             self.journal.write()
             while self._touched:
                 touched, self._touched = self._touched, {}
@@ -305,7 +332,8 @@ class Replicas:
         try:
             if now is not None:
                 member.replica.tick(now)
-            member.work()
+            if member.work(hold=self.journal.writing):
+                self._holding[member] = None
         except Exception:  # noqa: BLE001 (one replica that cannot go on must not stop the others)
             self.log.failure("tablet {tablet} cannot go on", Failure(), tablet=member.id)
             member.fail("an internal error, see the server's log")

@@ -91,13 +91,20 @@ class Place:
 
 
 class Tablet:
-    """See the module. `touched` is told when the replica has new work.
+    """See the module. `touched` is told when the replica has new work, `proposed` when it has an entry to
+    replicate.
 
     Requests raise `lsm.errors.TabletDamaged` when the tablet's files cannot be trusted, and DiskError
     when the disk does not give what was asked.
     """
 
-    def __init__(self, around: Surroundings, place: Place, touched: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        place: Place,
+        touched: Callable[[], None],
+        proposed: Callable[[], None],
+    ) -> None:
         self.id = place.tablet
         self.lo = place.lo
         self.hi = place.hi
@@ -112,6 +119,7 @@ class Tablet:
         self._watches = around.watches
         self._clock = around.clock
         self._touched = touched
+        self._proposed = proposed
         self._broken = around.broken
         self._request_ids = DedupTable()
         # A split that is committed, and whether one of this primary is on its way: nothing is decided then.
@@ -213,7 +221,7 @@ class Tablet:
         except Refused:
             return False
         self._prepared.add(Prepared(entry, None, None, Unknown(), entry.size_bytes))
-        self._touched()
+        self._proposed()
         return True
 
     def begin_split(self, at: int, first: int) -> bool:
@@ -252,7 +260,7 @@ class Tablet:
         except Refused:
             return Busy(RETRY_MS)
         self._prepared.add(prepared)
-        self._touched()
+        self._proposed()
         if self._broken("answer-when-durable"):
             return decision.reply
         return prepared.when_committed(decision.reply)

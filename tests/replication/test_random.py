@@ -131,10 +131,6 @@ class MutantTests(SynchronousTestCase):
         """Writes commit without the learner while its joining is decided."""
         self.caught("joint", 20)
 
-    def test_joint_at_committed(self) -> None:
-        """A learner joins a little before it has everything that is committed."""
-        self.caught("joint-at-committed", 60)
-
     def test_members_only(self) -> None:
         """I2: a replica that was removed becomes primary."""
         self.caught("members-only", 20)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import evolve
+from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.placement.successor import choose_successor
@@ -10,6 +10,7 @@ from penncloud.replication.lease import LeaseTimes
 from penncloud.replication.messages import (
     Ack,
     Checkpoint,
+    Commit,
     Configuration,
     Offer,
     Prep,
@@ -102,6 +103,79 @@ class PrimaryTests(SynchronousTestCase):
     def test_mutant_read_ticket(self) -> None:
         """Without that rule it would be."""
         self.assertTrue(self.look_before_takeover("read-ticket"))
+
+    def lets_join(self, rule: str, acked: int) -> bool:
+        """Whether a learner that has ACKed so much is let in where three entries are committed."""
+        replica = self.primary(3, rule)
+        replica.step(Sync("d", "a", 1, 77, 0, 0, True), 0.6)
+        for version in (1, 2, 3):
+            for sender in ("b", "c"):
+                self.ack(replica, sender, 3, version)
+            if version < 3:
+                replica.propose(write(version + 1, 3), 0.6)
+                work(replica)
+        self.assertEqual(replica.committed, 3)
+        self.ack(replica, "d", 3, acked)
+        replica.tick(0.71)
+        proposals = [ready.proposal for ready in work(replica) if ready.proposal is not None]
+        return any("d" in proposal.members for proposal in proposals)
+
+    def test_a_learner_joins_with_everything_that_is_committed(self) -> None:
+        """One that lacks an entry does not: nobody but it might be left to become primary."""
+        self.assertFalse(self.lets_join("", 2))
+        self.assertTrue(self.lets_join("", 3))
+
+    def test_mutant_joint_at_committed(self) -> None:
+        """Without that rule it would."""
+        self.assertTrue(self.lets_join("joint-at-committed", 2))
+
+    def test_one_batch_for_disk_and_members(self) -> None:
+        """What is proposed while the disk takes nothing goes to it, and to each member, in one piece."""
+        replica = self.primary_serving()
+        for version in (2, 3, 4):
+            replica.propose(write(version, 3), 0.6)
+            self.assertIsNone(replica.ready(hold=True))
+            self.assertTrue(replica.holds_back)
+        [ready] = work(replica)
+        self.assertFalse(replica.holds_back)
+        self.assertEqual([entry.version for entry in ready.entries], [2, 3, 4])
+        self.assertEqual(ready.entries_bytes, sum(entry.size_bytes for entry in ready.entries))
+        sent = [(said.to, said.entries) for said in ready.prompt if isinstance(said, Prep)]
+        self.assertEqual(sent, [("b", ready.entries), ("c", ready.entries)])
+
+    def test_what_is_on_its_way_is_committed_though_more_is_held_back(self) -> None:
+        """Holding back concerns what is new, and nothing else."""
+        replica = self.primary_serving()
+        replica.propose(write(2, 3), 0.6)
+        work(replica)
+        replica.propose(write(3, 3), 0.6)
+        for sender, due in (("b", False), ("c", True)):
+            self.assertIs(replica.step(Ack(sender, "a", 1, 3, 2, 0.6, 1), 0.6), due)
+        ready = replica.ready(hold=True)
+        assert ready is not None
+        self.assertEqual((ready.committed, ready.entries), (2, ()))
+        self.assertTrue(replica.holds_back)
+
+    def test_commit_without_a_prep(self) -> None:
+        """A COMMIT waits a moment for a PREP to carry it, then leaves by itself, once."""
+        replica = self.primary_serving()
+
+        def told(now: float) -> list[int]:
+            replica.tick(now)
+            sent = [said for ready in work(replica) for said in ready.prompt]
+            return [said.committed for said in sent if isinstance(said, Commit)]
+
+        self.assertEqual([told(0.61), told(0.63), told(0.65)], [[], [1, 1], []])
+        replica.propose(write(2, 3), 0.65)
+        work(replica)
+        for sender in ("b", "c"):
+            replica.step(Ack(sender, "a", 1, 3, 2, 0.65, 1), 0.66)
+        work(replica)
+        replica.propose(write(3, 3), 0.67)
+        [ready] = work(replica)
+        carried = [said.committed for said in ready.prompt if isinstance(said, Prep)]
+        self.assertEqual(carried, [2, 2])
+        self.assertEqual(told(0.69), [])
 
     def test_window(self) -> None:
         """What is prepared and not committed is bounded: beyond, a write is refused."""
@@ -210,7 +284,7 @@ class SecondaryTests(SynchronousTestCase):
         work(whole)
         for sender, promised in (("a", True), ("c", False)):
             half = Replica("b", 2, Durable(5, False, 1), noop, 1.0, promise=whole.promise)
-            half.step(evolve(self.prep(2, (0, 0)), group=2, sender=sender), 1.1)
+            half.step(replace(self.prep(2, (0, 0)), group=2, sender=sender), 1.1)
             sent = [said for ready in work(half) for said in (*ready.prompt, *ready.messages)]
             self.assertEqual(any(isinstance(said, Ack) for said in sent), promised)
 

@@ -17,6 +17,7 @@ from typing import Any
 from zlib import crc32
 
 from attrs import define, evolve, field
+from msgspec.structs import replace
 
 from penncloud.replication.messages import (
     Checkpoint,
@@ -269,7 +270,7 @@ class World:
         for ready in host.under_way:
             if self.chance.random() < 0.5:
                 torn = self.chance.randrange(len(ready.entries) + 1)
-                host.disk.persist(evolve(ready, entries=ready.entries[:torn]))
+                host.disk.persist(replace(ready, entries=ready.entries[:torn]))
                 if torn < len(ready.entries):
                     break
             else:

@@ -69,7 +69,7 @@ TABLE: Final[Mapping[tuple[str, str], Seen | Shown]] = {
     ("replication", "blank-is-no-member"): Shown(_MACHINES + "blank_is_no_member"),
     ("replication", "every-member"): Shown(_MACHINES + "every_member"),
     ("replication", "joint"): Shown(_MACHINES + "joint"),
-    ("replication", "joint-at-committed"): Shown(_MACHINES + "joint_at_committed"),
+    ("replication", "joint-at-committed"): Shown(_BY_HAND + "joint_at_committed"),
     ("replication", "lease"): Shown(_MACHINES + "lease"),
     ("replication", "own-sync"): Shown(_MACHINES + "own_sync"),
     ("replication", "promise"): Shown(_MACHINES + "promise"),

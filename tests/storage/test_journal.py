@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define, field
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,7 +20,7 @@ from tests.storage.alone import now
 from tests.storage.memory_engine import MemoryEngine
 
 NOTHING = Ready(
-    False, (), (), 0, 0, (), (), None, False, (), None, (), None, (), None, (), ()
+    False, (), (), 0, 0, (), (), None, False, (), None, (), None, (), None, (), 0, ()
 )  # fmt: skip
 
 
@@ -35,7 +37,8 @@ class _Author:
         """The next entries."""
         first, self.version = self.version + 1, self.version + count
         entries = [Entry(self.id, v, 1, b"", 0, (), b"") for v in range(first, self.version + 1)]
-        return evolve(NOTHING, entries=tuple(entries), **more)
+        size = sum(entry.size_bytes for entry in entries)
+        return replace(NOTHING, entries=tuple(entries), entries_bytes=size, **more)
 
     def needs_apart(self, ready: Ready) -> bool:
         return ready.seal is not None
@@ -66,7 +69,12 @@ class JournalTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.engine = MemoryEngine()
-        self.journal = Journal(self.engine, lambda: None)
+        self.freed: Callable[[], None] = lambda: None
+
+        def freed() -> None:
+            self.freed()
+
+        self.journal = Journal(self.engine, lambda tell: tell(), freed=freed)
         self.one, self.two = _Author(1), _Author(2)
         self.lanes = {author: Lane(author) for author in (self.one, self.two)}
         for author in self.lanes:
@@ -90,6 +98,26 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual((self.one.told, self.two.told), ([first], []))
         self.engine.sync()
         self.assertEqual((self.one.told, self.two.told), ([first, second], [third]))
+
+    def test_asked_before_the_next_append(self) -> None:
+        """What was held back until the log is free is in the append that follows at once."""
+        held = self.two.ready(3)
+
+        def freed() -> None:
+            self.freed = lambda: None
+            self.assertFalse(self.journal.writing)
+            self.journal.submit(self.lanes[self.two], held)
+
+        self.submit(self.one, self.one.ready())
+        queued = self.one.ready()
+        self.submit(self.one, queued)
+        self.assertTrue(self.journal.writing)
+        self.freed = freed
+        self.engine.sync()
+        self.assertEqual(self.engine.appends, [1, 4])
+        self.engine.sync()
+        self.assertEqual((self.one.told[-1], self.two.told), (queued, [held]))
+        self.assertFalse(self.journal.writing)
 
     def test_order_with_nothing_to_write(self) -> None:
         """A Ready without entries waits for those before it, and for nobody else's."""
