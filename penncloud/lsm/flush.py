@@ -57,6 +57,7 @@ class Flusher:
     ) -> None:
         """`waits(tablet)`: its flushes have to wait for a compaction, unless asked for."""
         self._store = store
+        self._done = done
         self._waits = waits
         self._providers: dict[int, Callable[[], bytes]] = {}
         self._jobs = Background(
@@ -80,6 +81,9 @@ class Flusher:
         """The tablet has been dropped."""
         self._providers.pop(tablet, None)
         self._jobs.forget(tablet)
+        if self.full and not self._store.tablets:
+            self.full = False
+            self._done()
 
     def committed(self, tablet: TabletStore) -> None:
         """Entries of a tablet have been committed: look whether that was enough for a flush."""
@@ -111,6 +115,10 @@ class Flusher:
             for one in store.tablets.values()
             if (one.frozen or one.active.entries) and not self._waits(one.tablet)
         ]
+        if self.full:
+            # Nothing else shows that there is room again, and until then writes are refused: so it is
+            # tried, be it with a flush of nothing.
+            return max(flushable or store.tablets.values(), key=_held_back, default=None)
         if not flushable:
             return None
         if store.memory_bytes >= options.memtable_bytes:
@@ -186,3 +194,8 @@ class Flusher:
         tablet.frozen = [one for one in tablet.frozen if one not in flushed]
         store.recount()
         store.on_checkpoint(tablet.tablet, tablet.state)
+
+
+def _held_back(tablet: TabletStore) -> tuple[bool, int]:
+    """What has waited for room comes first."""
+    return bool(tablet.frozen), tablet.memory_bytes

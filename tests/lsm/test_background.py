@@ -253,6 +253,34 @@ class FlushTests(SynchronousTestCase):
         found = machine.reopen(crash=True)[1]
         self.assertEqual(found.version + len(found.tail), version + 1)
 
+    def test_full_disk_that_nobody_writes_to(self) -> None:
+        """Whatever a flush was for that found no room, it is tried again until there is some."""
+        for write_something in (True, False):
+            machine = _machine(checkpoint_writes=3)
+            machine.settle()
+            if write_something:
+                machine.write(1, 1, put("row", "col", "x"))
+            machine.disk.capacity_bytes = 0
+            with self.assertRaises(DiskFull):
+                machine.run(machine.engine.checkpoint(1))
+            self.assertTrue(machine.engine.full)
+            machine.settle(5)
+            self.assertTrue(machine.engine.full)
+            machine.disk.capacity_bytes = 10**9
+            machine.settle(5)
+            self.assertFalse(machine.engine.full)
+            machine.run(machine.engine.drop_tablet(1))
+
+    def test_full_disk_without_tablets(self) -> None:
+        """A tablet that is dropped wants no room any more."""
+        machine = _machine()
+        machine.disk.capacity_bytes = 0
+        with self.assertRaises(DiskFull):
+            machine.run(machine.engine.checkpoint(1))
+        machine.disk.capacity_bytes = 10**9
+        machine.run(machine.engine.drop_tablet(1))
+        self.assertFalse(machine.engine.full)
+
     def test_bad_writes(self) -> None:
         """Whatever a flush writes wrongly is written again, or reported when it is read."""
         outcomes = set()

@@ -120,6 +120,10 @@ class SeedTests(RunCase):
         """Disks lose what was not synced."""
         self.clean("disks", range(3))
 
+    def test_a_disk_that_was_full(self) -> None:
+        """A replica whose checkpoint had found no room takes part again when there is some."""
+        self.assertEqual(self.play("disks", 720030).violations, [])
+
 
 class ShrinkTests(RunCase):
     """A failing run is cut short."""
