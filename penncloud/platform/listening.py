@@ -35,12 +35,18 @@ async def listen(reactor: Any, host: str, port: int, factory: Any) -> IListening
         raise kind_of(f"cannot listen on {host}:{port}: {reason}") from error
 
 
+class _NeverAsked(ServerFactory):
+    """Of a port that accepts nothing."""
+
+    noisy = False
+
+
 async def hold_port(reactor: Any, host: str, port: int) -> IListeningPort:
     """Listen without ever accepting: connections wait for the processes that inherit the socket.
 
     Raises as `listen` does.
     """
-    held: Any = await listen(reactor, host, port, ServerFactory())
+    held: Any = await listen(reactor, host, port, _NeverAsked())
     held.stopReading()
     return cast(IListeningPort, held)
 

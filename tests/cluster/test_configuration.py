@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from penncloud.cluster import configuration
 from penncloud.cluster.configuration import (
     Setting,
     address_to_open,
@@ -117,10 +118,28 @@ class ConfigurationTests(SynchronousTestCase):
         self.assertIn("smtp-1.toml", str(caught.exception))
         self.assertIn("portt", str(caught.exception))
 
+    def test_workers(self) -> None:
+        """The frontends of one machine share its cores, and a few each are enough; where they have one each
+        there are no workers. What the administrator sets stays."""
+        for cores, workers in ((2, 0), (3, 0), (4, 2), (16, 2)):
+            self.patch(configuration, "worker_count", lambda _, cores=cores: cores)
+            layout = Layout.at(self.mktemp())
+            layout.make()
+            topology = plan(Wanted(), None, anything)
+            write_all(layout, topology, [])
+            found = read_file(str(layout.configuration("http-1")))["http"]["workers"]
+            self.assertEqual(found, workers, cores)
+            for settings in ([Setting("http", "workers", 7)], []):
+                write_all(layout, topology, settings)
+                found = read_file(str(layout.configuration("http-1")))["http"]["workers"]
+                self.assertEqual(found, 7)
+
     def test_settings(self) -> None:
         """`--set` takes each type of key, as people write it on a command line."""
         self.assertEqual(parse_setting("smtp.relay_port=2525"), Setting("smtp", "relay_port", 2525))
         self.assertEqual(parse_setting("http.session_hours=0.5").value, 0.5)
+        self.assertEqual(parse_setting("http.workers=3").value, 3)
+        self.assertEqual(parse_setting("http.workers=auto").value, "auto")
         self.assertEqual(parse_setting("smtp.resolver=127.0.0.1:53").value, "127.0.0.1:53")
         self.assertEqual(parse_setting("cluster.replication=async").value, "async")
         self.assertEqual(parse_setting("http.host_names=a.org, b.org").value, ["a.org", "b.org"])

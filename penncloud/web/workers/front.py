@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+from argon2 import PasswordHasher
 from prometheus_client import CollectorRegistry, Gauge
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
@@ -59,6 +60,7 @@ class FrontNode:
         spawn_on: Callable[[Callable[[], int]], Spawn],
         links: Sequence[Link] = (),
         mail: Callable[[], MailPart] = lambda: "",
+        hasher: PasswordHasher | None = None,
     ) -> None:
         self._environment = environment
         self._role = role
@@ -71,7 +73,7 @@ class FrontNode:
             cluster,
             role,
             table=table,
-            accounts=Accounts(table, environment),
+            accounts=Accounts(table, environment, hasher),
             on_coordinators=self._use_coordinators,
             mail=mail,
             workers=self.pool.states,
