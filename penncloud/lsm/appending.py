@@ -76,22 +76,25 @@ class Appender:
         last: dict[int, int] = {}
         for entry in entries:
             tablet = entry.tablet
-            before = last.get(tablet)
-            if before is None:
-                store = self._store.tablet(tablet)
-                store.check()
-                if store.sealed:
-                    raise Overloaded(f"tablet {tablet} is being split or dropped")
-                before = store.prepared
-            if entry.version != before + 1:
+            version = last[tablet] if tablet in last else self._prepared(tablet)
+            version += 1
+            if entry.version != version:
                 raise ValueError(
-                    f"entry {entry.version} of tablet {tablet} where {before + 1} follows"
+                    f"entry {entry.version} of tablet {tablet} where {version} follows"
                 )
             for effect in entry.effects:
                 if len(effect.row) > MAX_NAME_BYTES or len(effect.col) > MAX_NAME_BYTES:
                     raise ValueError(f"a row or column of more than {MAX_NAME_BYTES} bytes")
-            last[tablet] = before + 1
+            last[tablet] = version
         return last
+
+    def _prepared(self, tablet: int) -> int:
+        """The version of the last entry of a tablet that takes entries."""
+        store = self._store.tablet(tablet)
+        store.check()
+        if store.sealed:
+            raise Overloaded(f"tablet {tablet} is being split or dropped")
+        return store.prepared
 
     def _write(self, entries: Sequence[Entry], last: dict[int, int]) -> Deferred[None]:
         data = encode_entries(entries)
@@ -112,15 +115,16 @@ class Appender:
         self._in_flight.remove(batch)
         self._in_flight_bytes -= batch.size_bytes
         position = batch.position
-        # Tablets may be gone, or be new ones of the same number.
-        stores = {
-            tablet: store
-            for tablet in {entry.tablet for entry in batch.entries}
-            if (store := self._tablets.get(tablet)) is not None and position >= store.born
-        }
+        tablet, store = -1, None
         for entry in batch.entries:
-            if entry.tablet in stores:
-                stores[entry.tablet].add(entry, position)
+            if entry.tablet != tablet:
+                # It may be gone, or be a new one of the same number.
+                tablet = entry.tablet
+                store = self._tablets.get(tablet)
+                if store is not None and position < store.born:
+                    store = None
+            if store is not None:
+                store.add(entry, position)
         batch.done.callback(None)
         self._resume_stalled()
 

@@ -64,10 +64,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def size_bytes(self) -> int:
         """About what the entry takes in memory."""
-        size = CELL_OVERHEAD_BYTES + len(self.client) + len(self.result)
-        for effect in self.effects:
-            size += CELL_OVERHEAD_BYTES + len(effect.row) + len(effect.col)
-            if isinstance(effect, PutEffect):
+        effects = self.effects
+        size = (1 + len(effects)) * CELL_OVERHEAD_BYTES + len(self.client) + len(self.result)
+        for effect in effects:
+            size += len(effect.row) + len(effect.col)
+            if type(effect) is PutEffect:
                 size += len(effect.value)
         return size
 

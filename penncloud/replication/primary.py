@@ -63,6 +63,8 @@ class Primary:
     _confirmations: deque[tuple[int, int]] = field(factory=deque, init=False)
     # Entries up to here may go to the disk and to others.
     released: int = field(init=False)
+    # Whose ACK and lease are needed: all other members, and a learner that is about to join.
+    _needed: list[Peer] = field(factory=list, init=False)
     _committed_at: float = field(default=float("-inf"), init=False)
     _abort: tuple[Entry, ...] = field(default=(), init=False)
     _worked_at: float = field(init=False)
@@ -75,6 +77,7 @@ class Primary:
         self.released = state.log.last_version
         for member in self._others():
             self.peers[member] = Peer(member, True, state.log.committed + 1, state.now)
+        self._see_who_is_needed()
 
     @property
     def serving(self) -> bool:
@@ -84,17 +87,16 @@ class Primary:
     @property
     def alone(self) -> bool:
         """Whether nobody else's ACK or lease is needed."""
-        return not self._needed()
+        return not self._needed
 
     def _others(self) -> list[str]:
         return [member for member in self.config.members if member != self.state.id]
 
-    def _needed(self) -> list[Peer]:
-        """Whose ACK and lease are needed."""
-        needed = [self.peers[member] for member in self._others()]
+    def _see_who_is_needed(self) -> None:
+        """To be called when members or the joining learner have changed."""
+        self._needed = [self.peers[member] for member in self._others()]
         if self.joint and not self.state.broken("joint"):
-            needed.append(self.peers[self.joint])
-        return needed
+            self._needed.append(self.peers[self.joint])
 
     # -- the owner's writes and reads ------------------------------------------------------------
 
@@ -121,10 +123,14 @@ class Primary:
         if not self.serving or state.sealed != self.config.cfg:
             return False
         if state.options.read_mode == "confirm":
-            return not self._needed()
+            return not self._needed
         if state.broken("lease"):
             return True
-        return all(peer.lease_until > state.now for peer in self._needed())
+        now = state.now
+        for peer in self._needed:  # noqa: SIM110 (each read comes here, and a generator costs as much again)
+            if peer.lease_until <= now:
+                return False
+        return True
 
     def confirm(self, context: int) -> None:
         """Ask for a round: `context` will be among a Ready's `confirmed`, or the primary steps down."""
@@ -269,6 +275,7 @@ class Primary:
             elif peer.member:
                 # It comes back as a learner, by a SYNC of its own.
                 del self.peers[peer.id]
+        self._see_who_is_needed()
         if self.serving and len(config.members) < state.options.min_members:
             self._begin_abort()
         self._advance_commit()
@@ -318,6 +325,7 @@ class Primary:
             caught_up = peer.acked > 0 and peer.acked >= log.committed - slack
             if not peer.member and peer.state == "replicate" and caught_up:
                 self.joint = peer.id
+                self._see_who_is_needed()
                 members = (*self.config.members, peer.id)
                 self._propose_configuration(
                     evolve(self.config, cfg=self.config.cfg + 1, members=members)
@@ -460,7 +468,7 @@ class Primary:
         own = self.released if state.broken("own-sync") else log.stable
         if own <= log.committed:
             return
-        acked = [own, *(peer.acked for peer in self._needed())]
+        acked = [own, *[peer.acked for peer in self._needed]]
         version = (
             sorted(acked)[(len(acked) - 1) // 2] if state.broken("every-member") else min(acked)
         )
@@ -469,6 +477,6 @@ class Primary:
             self._committed_at = state.now
 
     def _answer_confirmed(self) -> None:
-        rounds = min([self._round, *(peer.round for peer in self._needed())])
+        rounds = min([self._round, *(peer.round for peer in self._needed)])
         while self._confirmations and self._confirmations[0][0] <= rounds:
             self.state.confirmed.append(self._confirmations.popleft()[1])

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from attrs import frozen
+import msgspec
 
 from penncloud.lsm.entry import DeleteEffect, Effect, PutEffect
 from penncloud.wire.messages import (
@@ -42,8 +42,23 @@ View: TypeAlias = Callable[[bytes], Seen]
 NOTHING: Final[Seen] = (0, None)
 
 
-@frozen
-class Decision:
+class RowView:
+    """The cells of a row as a decision sees them; `newest` is the highest version among them."""
+
+    __slots__ = ("_cell", "_row", "newest")
+
+    def __init__(self, cell: Callable[[bytes, bytes], Seen], row: bytes) -> None:
+        self._cell = cell
+        self._row = row
+        self.newest = 0
+
+    def __call__(self, col: bytes) -> Seen:
+        seen = self._cell(self._row, col)
+        self.newest = max(self.newest, seen[0])
+        return NOTHING if seen[1] is None else seen
+
+
+class Decision(msgspec.Struct, frozen=True):
     """The outcome of one mutation.
 
     `effects` has at most one entry per column and is empty when a comparison failed or there was

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from attrs import define, field
+import msgspec
 from twisted.internet.defer import Deferred
 
 from penncloud.lsm.entry import Entry, PutEffect
@@ -21,8 +21,7 @@ from penncloud.wire.messages import Reply, RequestId
 Waiting: TypeAlias = list[tuple[Deferred[Reply], Reply]]
 
 
-@define(eq=False)
-class Prepared:
+class Prepared(msgspec.Struct, eq=False):
     """A decided mutation on its way. `waiting` are the answers due when it commits."""
 
     entry: Entry
@@ -30,10 +29,10 @@ class Prepared:
     outcome: Outcome | None
     reply: Reply
     size_bytes: int
-    waiting: Waiting = field(factory=list)
+    waiting: Waiting = []
     # In async mode: it is on this disk, and was answered; and who waits for reads to see it.
     answered: bool = False
-    behind: list[Deferred[Any]] = field(factory=list)
+    behind: list[Deferred[Any]] = []
 
     def when_committed(self, reply: Reply) -> Deferred[Reply]:
         """An answer that is given when this one commits."""

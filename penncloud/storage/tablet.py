@@ -10,29 +10,25 @@ Theory of operation
     what it saw has committed. One with a request id does leave an entry, without effects: otherwise a
     delayed duplicate could succeed after the client had been told that it failed.
 
-    Reads see what is committed. They take a ticket before they look and check it, and the leases, after:
-    so nobody is shown what another primary has changed already. Where clocks cannot be trusted they wait
-    for a round to the members instead (`read_mode = "confirm"`).
+    Reads see what is committed (`reads`).
 
     Whoever stops being primary answers all that waits with UNKNOWN: the next one knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
 
 from penncloud.lsm.entry import Entry
 from penncloud.lsm.errors import TabletDamaged
-from penncloud.lsm.tablet import ScannedCell
 from penncloud.placement.tablets import row_hash
 from penncloud.replication.messages import Ready
 from penncloud.replication.primary import Refused
 from penncloud.replication.replica import Replica
-from penncloud.storage.decide import NOTHING, Decision, Seen, decide
+from penncloud.storage.decide import NOTHING, Decision, RowView, Seen, decide
 from penncloud.storage.dedup import (
     DedupTable,
     Failed,
@@ -44,6 +40,7 @@ from penncloud.storage.dedup import (
     reply_of,
 )
 from penncloud.storage.prepared import Prepared, PreparedState
+from penncloud.storage.reads import NOT_SERVING_RETRY_MS, RETRY_MS, Answer, SureReads, page
 from penncloud.storage.split import (
     HINT,
     Split,
@@ -54,11 +51,8 @@ from penncloud.storage.split import (
     split_of,
 )
 from penncloud.storage.surroundings import Surroundings
-from penncloud.wire.limits import MAX_SCAN_BYTES
 from penncloud.wire.messages import (
     Busy,
-    CellLine,
-    Cells,
     Error,
     Mismatch,
     Missing,
@@ -72,13 +66,8 @@ from penncloud.wire.messages import (
     Value,
 )
 
-# What a client is told to wait when too much is under way, and when nobody serves right now.
-RETRY_MS: Final = 20
-NOT_SERVING_RETRY_MS: Final = 50
 # What clients are told to wait while the disk is full.
 DISK_FULL_RETRY_MS: Final = 1000
-
-Answer: TypeAlias = Reply | Deferred[Reply]
 
 
 @frozen
@@ -128,9 +117,7 @@ class Tablet:
         self._prepared = PreparedState()
         # Given up by this primary, and overwritten when every member has that.
         self._withdrawn: list[Prepared] = []
-        # Reads that wait for a round to the members.
-        self._confirming: dict[int, tuple[Deferred[Reply], Callable[[], Reply]]] = {}
-        self._next_context = 0
+        self._reads = SureReads(around.clock, touched)
         # How often in a row it was the primary without leases when it looked.
         self._doubts = 0
 
@@ -251,7 +238,7 @@ class Tablet:
         now = self._clock.seconds()
         try:
             version, cfg = self.replica.next_place(now)
-            view = _View(self._prepared_cell, mutation.row)
+            view = RowView(self._prepared_cell, mutation.row)
             decision = decide(mutation, view, version)
             if decision.failed_at is not None and request_id is None:
                 return self._failed(decision, view.newest)
@@ -293,12 +280,14 @@ class Tablet:
         if saw > self.committed:
             return self._prepared.writer(saw).when_committed(decision.reply)
         # It is committed: then this is a read, and answered as one.
-        return self._read(lambda: decision.reply)
+        return self._reads.read(self.replica, lambda: decision.reply)
 
     def _repeat(self, row: bytes, outcome: Outcome) -> Answer:
         """The first answer again; a value too long to be remembered is read anew."""
         if isinstance(outcome, Failed) and outcome.cut:
-            return self._read(lambda: reply_of(outcome, self._mismatch(row, outcome.col)))
+            return self._reads.read(
+                self.replica, lambda: reply_of(outcome, self._mismatch(row, outcome.col))
+            )
         return reply_of(outcome)
 
     def _mismatch(self, row: bytes, col: bytes) -> Mismatch:
@@ -323,7 +312,7 @@ class Tablet:
         if ready.answered > self.committed:
             self._prepared.answer_up_to(ready.answered, _local)
         for context in ready.confirmed:
-            self._confirmed(context)
+            self._reads.confirmed(context)
 
     def give_up(self) -> None:
         """This replica is the primary no more, or cannot know any more what becomes of its entries."""
@@ -332,18 +321,16 @@ class Tablet:
         self._splitting = False
         for prepared in unknown:
             prepared.answer(Unknown())
-        confirming, self._confirming = self._confirming, {}
-        for answer, _ in confirming.values():
-            answer.callback(Busy(RETRY_MS))
+        self._reads.give_up()
         self.tell_watchers()
 
     def _commit(self, version: int) -> None:
         """Let the entries up to `version` become what reads see; then answer."""
         entries: list[Any] = self.replica.entries(self.committed, version)
+        record = self._request_ids.record
         for entry in entries:
             if entry.client:
-                outcome = decode_outcome(entry.result)
-                self._request_ids.record(entry.client, entry.seq, outcome)
+                record(entry.client, entry.seq, decode_outcome(entry.result))
             elif entry.result:
                 self.split = split_of(entry) or self.split
                 if entry.result == HINT:
@@ -378,7 +365,9 @@ class Tablet:
     def get(self, row: bytes, col: bytes) -> Answer:
         """One cell."""
         self._check()
-        return self._behind(row, lambda: self._read(lambda: self._get(row, col)))
+        return self._behind(
+            row, lambda: self._reads.read(self.replica, lambda: self._get(row, col))
+        )
 
     def _get(self, row: bytes, col: bytes) -> Reply:
         if self._broken("read-committed"):
@@ -390,30 +379,28 @@ class Tablet:
     def scan(self, request: Scan) -> Answer:
         """Cells of a row."""
         self._check()
-        return self._behind(request.row, lambda: self._read(lambda: self._scan(request)))
+        return self._behind(
+            request.row, lambda: self._reads.read(self.replica, lambda: self._scan(request))
+        )
 
     def _scan(self, request: Scan) -> Reply:
         found = self._engine.scan(
             self.id, request.row, request.start, request.stop, request.reverse
         )
-        return _page(found, request.limit, request.max_value)
+        return page(found, request.limit, request.max_value)
 
     def scan_all(self, request: ScanTablet) -> Answer:
         """Cells of the whole tablet."""
         self._check()
-        return self._read(lambda: self._scan_all(request))
+        return self._reads.read(self.replica, lambda: self._scan_all(request))
 
     def _scan_all(self, request: ScanTablet) -> Reply:
         found = self._engine.scan_tablet(self.id, request.row, request.col)
-        return _page(found, request.limit, request.max_value)
+        return page(found, request.limit, request.max_value)
 
     def may_watch(self) -> bool:
         """Whether a watch may begin: what commits from now on is told."""
-        replica = self.replica
-        ticket = replica.read_ticket()
-        if not ticket or replica.confirms:
-            return bool(ticket)
-        return replica.may_read(ticket, self._clock.seconds())
+        return self._reads.may_watch(self.replica)
 
     def _behind(self, row: bytes, read: Callable[[], Answer]) -> Answer:
         """In async mode a write may have been answered before reads see it: then they wait for it."""
@@ -424,69 +411,7 @@ class Tablet:
         committed.addCallback(lambda _: read())
         return committed
 
-    def _read(self, look: Callable[[], Reply]) -> Answer:
-        """Answer with what `look` gives, if that surely is the newest."""
-        replica = self.replica
-        ticket = replica.read_ticket()
-        if not ticket:
-            return Busy(NOT_SERVING_RETRY_MS)
-        if replica.confirms:
-            return self._confirm(look)
-        seen = look()
-        if replica.may_read(ticket, self._clock.seconds()):
-            return seen
-        return Busy(NOT_SERVING_RETRY_MS)
-
-    def _confirm(self, look: Callable[[], Reply]) -> Answer:
-        self._next_context += 1
-        try:
-            self.replica.confirm(self._next_context, self._clock.seconds())
-        except Refused:
-            return Busy(RETRY_MS)
-        answer: Deferred[Reply] = Deferred()
-        self._confirming[self._next_context] = (answer, look)
-        self._touched()
-        return answer
-
-    def _confirmed(self, context: int) -> None:
-        waiting = self._confirming.pop(context, None)
-        if waiting is not None:
-            answer, look = waiting
-            try:
-                seen = look()
-            except Exception:  # noqa: BLE001 (whoever asked is told what went wrong)
-                answer.errback()
-            else:
-                answer.callback(seen)
-
-
-class _View:
-    """The cells of a row as a decision sees them; `newest` is the highest version among them."""
-
-    def __init__(self, cell: Callable[[bytes, bytes], Seen], row: bytes) -> None:
-        self._cell = cell
-        self._row = row
-        self.newest = 0
-
-    def __call__(self, col: bytes) -> Seen:
-        seen = self._cell(self._row, col)
-        self.newest = max(self.newest, seen[0])
-        return NOTHING if seen[1] is None else seen
-
 
 def _local(reply: Reply) -> Reply:
     """Async mode: it is on this disk, and will reach the others later."""
     return Ok(reply.version, local=True) if isinstance(reply, Ok) else reply
-
-
-def _page(found: Iterator[ScannedCell], limit: int, max_value: int | None) -> Cells:
-    """The first cells of a scan, within the bounds on their number and bytes; at least one."""
-    cells: list[CellLine] = []
-    held = 0
-    for cell in found:
-        shown = cell.value if max_value is None else cell.value[:max_value]
-        if len(cells) == limit or (cells and held + len(shown) > MAX_SCAN_BYTES):
-            return Cells(tuple(cells), True)
-        cells.append(CellLine(cell.row, cell.col, cell.version, len(cell.value), shown))
-        held += len(shown)
-    return Cells(tuple(cells), False)

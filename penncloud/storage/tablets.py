@@ -10,9 +10,10 @@ from attrs import frozen
 from penncloud.lsm.errors import TabletDamaged
 from penncloud.placement.tablets import row_hash
 from penncloud.storage.member import Member
+from penncloud.storage.reads import NOT_SERVING_RETRY_MS, Answer
 from penncloud.storage.replicas import Replicas
 from penncloud.storage.surroundings import Surroundings
-from penncloud.storage.tablet import NOT_SERVING_RETRY_MS, Answer, Tablet
+from penncloud.storage.tablet import Tablet
 from penncloud.storage.watches import Watcher
 from penncloud.wire.messages import (
     Busy,

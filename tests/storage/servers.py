@@ -44,7 +44,7 @@ from penncloud.simulation.host import Node
 from penncloud.simulation.world import World
 from penncloud.storage.member import Member
 from penncloud.storage.node import StorageNode
-from penncloud.storage.tablet import Answer
+from penncloud.storage.reads import Answer
 from penncloud.wire.messages import Get, Mutation, Reply, RequestId, Scan
 
 PORT = 8600

@@ -17,9 +17,9 @@ from penncloud.replication.lease import LeaseTimes
 from penncloud.replication.state import Options
 from penncloud.rpc.registration import TabletAssignment
 from penncloud.storage.dedup import MAX_KEPT_VALUE
+from penncloud.storage.reads import RETRY_MS, Answer
 from penncloud.storage.replicas import ROOM_S
 from penncloud.storage.standing import Standing
-from penncloud.storage.tablet import RETRY_MS, Answer
 from penncloud.wire.limits import MAX_SCAN_BYTES
 from penncloud.wire.messages import (
     AppendCell,

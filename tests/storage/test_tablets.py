@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from penncloud.lsm.errors import TabletDamaged
 from penncloud.placement.tablets import even_ranges, row_hash
 from penncloud.rpc.registration import TabletAssignment
-from penncloud.storage.tablet import NOT_SERVING_RETRY_MS
+from penncloud.storage.reads import NOT_SERVING_RETRY_MS
 from penncloud.wire.messages import Busy, Get, Missing, Moved, Ok, Put, ScanTablet, Value, Watch
 from tests.storage.alone import Alone
 from tests.storage.memory_engine import MemoryEngine
