@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import smtplib
 import time
@@ -104,6 +105,7 @@ class ThreeHostsTests(SynchronousTestCase):
         )
         if done.returncode != 0:
             return done.stderr.decode()
+        self.status = json.loads(done.stdout)
         return unwell(done.stdout.decode(), self.machines)
 
     def until_well(self) -> None:
@@ -145,6 +147,9 @@ class ThreeHostsTests(SynchronousTestCase):
         # First what is cheap to ask.
         self.eventually("the first page", self.member(first, "", 8080).get, "/login")
         self.until_well()
+        # Whoever of a host came first has its port for mail, the other waits for it.
+        frontends = [node for node in self.status["nodes"] if node["role"] == "http"]
+        self.assertEqual([bool(node["mail"]) for node in frontends], [True, True])
         # By the balancers' addresses, as browsers do.
         alice = self.member(first, "alice", 8080)
         bob = self.member(second, "bob", 8080)
