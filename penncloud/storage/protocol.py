@@ -1,10 +1,11 @@
 """The text protocol at a storage server: one connection.
 
 Theory of operation
-    Every received chunk is decoded in one pass; its requests wait in `_waiting` and are started while
-    the connection is within its bounds: `pipeline_depth` requests under way, replies held in memory,
-    and a transport that takes more. While some have to wait nothing more is read, so that TCP makes the
-    client wait too. A reply goes out when every earlier one has, and requests to one row take effect
+    Every received chunk is decoded in one pass. Reads at its beginning that nothing is before are answered
+    at once, in one write (`_read_at_once`). All other requests wait in `_waiting` and are started while
+    the connection is within its bounds: `pipeline_depth` requests under way, replies and requests held in
+    memory, and a transport that takes more. While some have to wait nothing more is read, so that TCP makes
+    the client wait too. A reply goes out when every earlier one has, and requests to one row take effect
     in their order (see `row_order`).
 
     A client that does not read its replies stops being served when the transport's buffer is full, and
@@ -17,9 +18,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -72,17 +72,19 @@ from penncloud.wire.requests import RequestDecoder
 # further requests have to wait.
 WRITE_BYTES: Final = 64 * 1024
 HELD_BYTES: Final = 1024 * 1024
-# Requests that wait for an earlier one to their row: all may be answered at the same moment.
+# Requests that wait for an earlier one to their row, and their bytes, before further ones have to wait
+# unread: all may be answered at the same moment.
 MAX_BEHIND: Final = 16
+BEHIND_BYTES: Final = 1024 * 1024
 # A client that takes none of the waiting replies for so long is dropped.
 STALLED_S: Final = 30.0
 # After a fatal error: how long what the client still sends is read and thrown away.
 LINGER_S: Final = 2.0
 
-# Most requests do not say what they are for.
-_FOR_NOBODY: Final = nullcontext()
-
-_MUTATIONS: Final = (Put, CompareAndPut, CompareVersionAndPut, Delete, Mutate)
+_MUTATIONS: Final = frozenset((Put, CompareAndPut, CompareVersionAndPut, Delete, Mutate))
+_READS: Final = (Get, Scan)
+# What a request that does not exist costs the memory: its object.
+_OBJECT_BYTES: Final = 100
 
 
 class Service(Protocol):
@@ -152,9 +154,16 @@ class TextProtocol(LineReceiver):
             self._transport.setTcpNoDelay(True)
 
     def dataReceived(self, data: bytes) -> None:
-        if not self._ending:
-            self._waiting.extend(self._decoder.feed(data))
-            self._work()
+        if self._ending:
+            return
+        requests = self._decoder.feed(data)
+        taken = 0
+        if not (self._waiting or len(self._replies) or self._congested or self._working):
+            taken = self._read_at_once(requests)
+            if taken == len(requests):
+                return
+        self._waiting.extend(requests[taken:] if taken else requests)
+        self._work()
 
     def readConnectionLost(self) -> None:
         """The client sends no more, but waits for its replies."""
@@ -233,6 +242,60 @@ class TextProtocol(LineReceiver):
 
     # -- requests --------------------------------------------------------------------------------
 
+    def _read_at_once(self, requests: Sequence[Request | Malformed]) -> int:
+        """Answer the reads of cells at the beginning, as many as can be; how many requests that took.
+
+        No request is under way, so nothing is ahead of them.
+        """
+        if self._request_id is not None:
+            return 0
+        seconds = self._clock.seconds
+        out: list[bytes] = []
+        taken = held = 0
+        begun_s = seconds()
+        self._working = True
+        try:
+            for request in requests:
+                kind = type(request)
+                if kind is TraceId:
+                    self._name_purpose(cast(TraceId, request))
+                    taken += 1
+                    continue
+                if kind is not Get or held >= WRITE_BYTES:
+                    break
+                taken += 1
+                trace_id, self._trace = self._trace, ""
+                answer = self._get(cast(Get, request), trace_id)
+                if isinstance(answer, Deferred):
+                    # From here on there is something to wait for.
+                    slot = self._open(kind, trace_id, begun_s)
+                    self._in_order(answer, slot, cast(Get, request).row, True)
+                    break
+                encoded = encode_reply(answer)
+                held += len(encoded)
+                out.append(encoded)
+                ended_s = seconds()
+                if ended_s - begun_s >= self.slow_s:
+                    self._tell_slow(trace_id, "Get", ended_s - begun_s, answer)
+                begun_s = ended_s
+        finally:
+            self._working = False
+        if out:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if self._changes:
+            self._push()
+        return taken
+
+    def _get(self, request: Get, trace_id: str) -> Reply | Deferred[Reply]:
+        try:
+            if trace_id:
+                with trace.working_for(trace_id):
+                    return self._service.get(request)
+            return self._service.get(request)
+        except (DiskError, TabletDamaged) as error:
+            with trace.working_for(trace_id):
+                return self._unreadable("Get", error)
+
     def _work(self) -> None:
         """Start what may be started, send what may be sent, and read or not."""
         if self._working or self._closing:
@@ -242,11 +305,12 @@ class TextProtocol(LineReceiver):
             while True:
                 while self._waiting and self._has_room():
                     self._start(self._waiting.popleft())
-                if not self._send():
+                if not self._send() or not (self._waiting or len(self._replies)):
                     break
         finally:
             self._working = False
-        self._push()
+        if self._changes:
+            self._push()
         self._read_or_not()
 
     def _has_room(self) -> bool:
@@ -255,6 +319,7 @@ class TextProtocol(LineReceiver):
             and len(self._replies) < self._depth
             and self._replies.held_bytes < HELD_BYTES
             and self._order.waiting < MAX_BEHIND
+            and self._order.waiting_bytes < BEHIND_BYTES
         )
 
     def _read_or_not(self) -> None:
@@ -268,32 +333,38 @@ class TextProtocol(LineReceiver):
                 self._transport.resumeProducing()
 
     def _start(self, request: Request | Malformed) -> None:
-        if isinstance(request, RequestId):
-            self._name_next(request)
+        kind = type(request)
+        if kind is RequestId:
+            self._name_next(cast(RequestId, request))
             return
-        if isinstance(request, TraceId):
-            self._trace = request.id.decode("utf-8", "backslashreplace")
+        if kind is TraceId:
+            self._name_purpose(cast(TraceId, request))
             return
         request_id, self._request_id = self._request_id, None
         trace_id, self._trace = self._trace, ""
-        sent = None
-        if isinstance(request, Watch):
-            row = request.row
-            sent = lambda: self._watch_holds(row)  # noqa: E731 (a closure over this row)
-        kind = type(request).__name__
-        slot = self._replies.open(Slot(trace_id, kind, self._clock.seconds(), sent=sent))
-        if isinstance(request, Malformed):
+        slot = self._open(kind, trace_id, self._clock.seconds())
+        if kind in _MUTATIONS:
+            self._mutate(cast(Mutation, request), request_id, slot)
+        elif isinstance(request, Malformed):
             self._fill(slot, Error(request.code, request.text))
             self._lost_framing = request.fatal
             self._ending = self._ending or request.fatal
-        elif isinstance(request, _MUTATIONS):
-            self._order.admit(request.row, False, lambda: self._mutate(request, request_id, slot))
         elif request_id is not None:
             self._fill(slot, Error("RQID", "RQID stands before a mutation only"))
-        elif isinstance(request, Get | Scan):
-            self._order.admit(request.row, True, lambda: self._read(request, slot))
+        elif isinstance(request, _READS):
+            self._read(request, slot)
         else:
+            if isinstance(request, Watch):
+                row = request.row
+                slot.sent = lambda: self._watch_holds(row)
             self._answer(request, slot)
+
+    def _open(self, kind: type[object], trace_id: str, begun_s: float) -> Slot:
+        return self._replies.open(Slot(trace_id, kind.__name__, begun_s))
+
+    def _name_purpose(self, trace_id: TraceId) -> None:
+        """TRAC has no reply either."""
+        self._trace = trace_id.id.decode("utf-8", "backslashreplace")
 
     def _name_next(self, request_id: RequestId) -> None:
         """RQID has no reply of its own; one without a mutation is told so in its place."""
@@ -302,61 +373,89 @@ class TextProtocol(LineReceiver):
             self._replies.fill(self._replies.open(Slot()), error)
         self._request_id = request_id
 
-    def _mutate(self, mutation: Mutation, request_id: RequestId | None, slot: Slot) -> bool:
-        """Execute a mutation; whether it is under way now."""
-        return self._in_order(self._ask(mutation, slot, request_id), slot, mutation.row)
+    def _mutate(self, mutation: Mutation, request_id: RequestId | None, slot: Slot) -> None:
+        """Execute a mutation, now or when its row is free."""
+        row, order = mutation.row, self._order
+        if order.free(row, False):
+            self._in_order(self._ask(mutation, slot, request_id), slot, row, False)
+        else:
+            order.wait(
+                row,
+                False,
+                lambda: self._later(self._ask(mutation, slot, request_id), slot, row),
+                _size_bytes(mutation),
+            )
 
-    def _read(self, request: Get | Scan, slot: Slot) -> bool:
-        """Answer a read of a row; whether it is under way now."""
-        return self._in_order(self._ask(request, slot), slot, request.row)
+    def _read(self, request: Get | Scan, slot: Slot) -> None:
+        """Answer a read of a row, now or when the row is free."""
+        row, order = request.row, self._order
+        if order.free(row, True):
+            self._in_order(self._ask(request, slot), slot, row, True)
+        else:
+            order.wait(
+                row,
+                True,
+                lambda: self._later(self._ask(request, slot), slot, row),
+                _OBJECT_BYTES,
+            )
 
-    def _in_order(self, answer: Reply | Deferred[Reply], slot: Slot, row: bytes) -> bool:
+    def _in_order(
+        self, answer: Reply | Deferred[Reply], slot: Slot, row: bytes, reads: bool
+    ) -> None:
+        """Fill the slot of a request to a free row: now, or later in the order of the row."""
+        if isinstance(answer, Deferred):
+            # Before it is waited for: it may have fired.
+            self._order.begun(row, reads)
+        self._later(answer, slot, row)
+
+    def _later(self, answer: Reply | Deferred[Reply], slot: Slot, row: bytes | None) -> bool:
         """Fill the slot, now or later; whether later."""
         if isinstance(answer, Deferred):
-            answer.addErrback(self._broken, slot)
-            answer.addCallback(self._answered, slot, row)
+            ours = (slot, row)
+            answer.addCallbacks(self._answered, self._broken, callbackArgs=ours, errbackArgs=ours)
             return True
         self._fill(slot, answer)
         return False
 
     def _answer(self, request: Request, slot: Slot) -> None:
         """Answer a request that no order of a row concerns."""
-        answer = self._ask(request, slot)
-        if isinstance(answer, Deferred):
-            answer.addErrback(self._broken, slot)
-            answer.addCallback(self._answered, slot, None)
-        else:
-            self._fill(slot, answer)
+        self._later(self._ask(request, slot), slot, None)
 
     def _fill(self, slot: Slot, reply: Reply) -> None:
         """Answer a request; one that took long is logged with what it was done for."""
         self._replies.fill(slot, reply)
         took_s = self._clock.seconds() - slot.begun_s
         if took_s >= self.slow_s:
-            with self._working_for(slot):
-                self.log.info(
-                    "{kind} took {ms} ms: {reply}",
-                    kind=slot.kind,
-                    ms=round(took_s * 1000),
-                    reply=type(reply).__name__,
-                )
+            self._tell_slow(slot.trace, slot.kind, took_s, reply)
 
-    @staticmethod
-    def _working_for(slot: Slot) -> AbstractContextManager[None]:
-        return trace.working_for(slot.trace) if slot.trace else _FOR_NOBODY
+    def _tell_slow(self, trace_id: str, kind: str, took_s: float, reply: Reply) -> None:
+        with trace.working_for(trace_id):
+            self.log.info(
+                "{kind} took {ms} ms: {reply}",
+                kind=kind,
+                ms=round(took_s * 1000),
+                reply=type(reply).__name__,
+            )
 
     def _ask(
         self, request: Request, slot: Slot, request_id: RequestId | None = None
     ) -> Reply | Deferred[Reply]:
-        with self._working_for(slot):
-            try:
-                if isinstance(request, _MUTATIONS):
-                    return self._service.mutate(request, request_id)
-                return self._asked(request)
-            except (DiskError, TabletDamaged) as error:
-                return self._unreadable(slot, error)
+        if slot.trace:
+            with trace.working_for(slot.trace):
+                return self._asked(request, slot, request_id)
+        return self._asked(request, slot, request_id)
 
-    def _asked(self, request: Request) -> Reply | Deferred[Reply]:
+    def _asked(
+        self, request: Request, slot: Slot, request_id: RequestId | None
+    ) -> Reply | Deferred[Reply]:
+        try:
+            if type(request) in _MUTATIONS:
+                return self._service.mutate(cast(Mutation, request), request_id)
+            return self._looked_up(request)
+        except (DiskError, TabletDamaged) as error:
+            return self._unreadable(slot.kind, error)
+
+    def _looked_up(self, request: Request) -> Reply | Deferred[Reply]:
         match request:
             case Get():
                 return self._service.get(request)
@@ -375,20 +474,22 @@ class TextProtocol(LineReceiver):
             case _:
                 raise AssertionError(f"{request} is no request of its own")
 
-    def _unreadable(self, slot: Slot, error: DiskError | TabletDamaged) -> Reply:
+    def _unreadable(self, kind: str, error: DiskError | TabletDamaged) -> Reply:
         if isinstance(error, TabletDamaged):
             # Logged where it was found, once: not again for every request that meets it.
             return Error("DAMAGED", str(error))
-        self.log.error("{kind}: {error}", kind=slot.kind, error=error)
+        self.log.error("{kind}: {error}", kind=kind, error=error)
         return Error("DISK", "the disk cannot give the cells")
 
-    def _broken(self, failure: Failure, slot: Slot) -> Reply:
+    def _broken(self, failure: Failure, slot: Slot, row: bytes | None) -> None:
         error = failure.value
-        with self._working_for(slot):
+        reply: Reply = Unknown()
+        with trace.working_for(slot.trace):
             if isinstance(error, DiskError | TabletDamaged):
-                return self._unreadable(slot, error)
-            self.log.failure("a request of {peer}", failure, peer=self._transport.getPeer())
-        return Unknown()
+                reply = self._unreadable(slot.kind, error)
+            else:
+                self.log.failure("a request of {peer}", failure, peer=self._transport.getPeer())
+        self._answered(reply, slot, row)
 
     def _answered(self, reply: Reply, slot: Slot, row: bytes | None) -> None:
         if not self._closing:
@@ -441,6 +542,17 @@ class TextProtocol(LineReceiver):
         if data:
             self._transport.write(data)
         return bool(data)
+
+
+def _size_bytes(mutation: Mutation) -> int:
+    """What a mutation that waits holds in memory, about."""
+    if isinstance(mutation, Mutate):
+        return sum(
+            len(getattr(operation, "value", b"")) + _OBJECT_BYTES
+            for operation in mutation.operations
+        )
+    held = len(getattr(mutation, "value", b"")) + _OBJECT_BYTES
+    return held + len(mutation.expected) if isinstance(mutation, CompareAndPut) else held
 
 
 @implementer(IPushProducer)

@@ -10,6 +10,8 @@ from attrs import define
 from penncloud.wire.messages import Cells, Mismatch, Reply, Value
 from penncloud.wire.replies import encode_reply
 
+_WITH_A_VALUE = (Value, Mismatch)
+
 
 @define(eq=False)
 class Slot:
@@ -52,10 +54,13 @@ class ReplyQueue:
 
     def take(self, at_most_bytes: int) -> bytes:
         """The bytes of complete replies from the front: as many as fit, at least one if there is one."""
+        slots = self._slots
+        if not slots or slots[0].reply is None:
+            return b""
         out: list[bytes] = []
         size = 0
-        while self._slots and size < at_most_bytes and self._slots[0].reply is not None:
-            slot = self._slots.popleft()
+        while slots and size < at_most_bytes and slots[0].reply is not None:
+            slot = slots.popleft()
             assert slot.reply is not None
             self.held_bytes -= slot.size_bytes
             if slot.sent is not None:
@@ -72,7 +77,7 @@ class ReplyQueue:
 
 
 def _size_bytes(reply: Reply) -> int:
-    if isinstance(reply, Value | Mismatch):
+    if isinstance(reply, _WITH_A_VALUE):
         return len(reply.value or b"")
     if isinstance(reply, Cells):
         return sum(len(cell.value) for cell in reply.cells)

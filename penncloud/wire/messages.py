@@ -8,26 +8,28 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from attrs import frozen
+import msgspec
+
+
+class _Message(msgspec.Struct, frozen=True, gc=False):
+    """A value that is made for every request or reply: cheaply. None holds anything that could hold it."""
+
 
 # -- requests ------------------------------------------------------------------------------------
 
 
-@frozen
-class Get:
+class Get(_Message, frozen=True):
     row: bytes
     col: bytes
 
 
-@frozen
-class Put:
+class Put(_Message, frozen=True):
     row: bytes
     col: bytes
     value: bytes
 
 
-@frozen
-class CompareAndPut:
+class CompareAndPut(_Message, frozen=True):
     """Put `value` if the cell holds exactly `expected`."""
 
     row: bytes
@@ -36,8 +38,7 @@ class CompareAndPut:
     value: bytes
 
 
-@frozen
-class CompareVersionAndPut:
+class CompareVersionAndPut(_Message, frozen=True):
     """Put `value` if the cell's version is `version`; 0: only if there is no such cell."""
 
     row: bytes
@@ -46,29 +47,25 @@ class CompareVersionAndPut:
     value: bytes
 
 
-@frozen
-class Delete:
+class Delete(_Message, frozen=True):
     row: bytes
     col: bytes
 
 
-@frozen
-class RequestId:
+class RequestId(_Message, frozen=True):
     """Makes the next mutation exactly-once. `client` names one client run, `seq` grows by one."""
 
     client: bytes
     seq: int
 
 
-@frozen
-class TraceId:
+class TraceId(_Message, frozen=True):
     """Names what the next request is done for, for the server's log; see `platform.trace`."""
 
     id: bytes
 
 
-@frozen
-class Scan:
+class Scan(_Message, frozen=True):
     """Cells of a row with start <= col < stop (stop empty: to the end), at most `limit`.
 
     With `reverse` the last ones come first. Values longer than `max_value` are cut (their full
@@ -83,8 +80,7 @@ class Scan:
     max_value: int | None = None
 
 
-@frozen
-class ScanTablet:
+class ScanTablet(_Message, frozen=True):
     """Cells of one tablet from (row, col) on: the administrator's raw view.
 
     Rows come in the order of their hash, the cells of a row in the order of their columns. An empty
@@ -98,16 +94,14 @@ class ScanTablet:
     max_value: int
 
 
-@frozen
-class PutCell:
+class PutCell(_Message, frozen=True):
     """Sub-operation of Mutate."""
 
     col: bytes
     value: bytes
 
 
-@frozen
-class AppendCell:
+class AppendCell(_Message, frozen=True):
     """Sub-operation of Mutate: put under `prefix` + the mutation's version as 16 hex digits.
 
     The store so gives every appended cell of a row its place in one order, without anybody having
@@ -123,23 +117,20 @@ def appended(prefix: bytes, version: int) -> bytes:
     return b"%b%016x" % (prefix, version)
 
 
-@frozen
-class DeleteCell:
+class DeleteCell(_Message, frozen=True):
     """Sub-operation of Mutate; deleting what is not there is no error."""
 
     col: bytes
 
 
-@frozen
-class IfVersion:
+class IfVersion(_Message, frozen=True):
     """Condition of Mutate: the cell has this version (0: there is no such cell)."""
 
     col: bytes
     version: int
 
 
-@frozen
-class IfValue:
+class IfValue(_Message, frozen=True):
     """Condition of Mutate: the cell holds exactly this value."""
 
     col: bytes
@@ -149,41 +140,35 @@ class IfValue:
 SubOperation: TypeAlias = PutCell | AppendCell | DeleteCell | IfVersion | IfValue
 
 
-@frozen
-class Mutate:
+class Mutate(_Message, frozen=True):
     """Sub-operations on one row, all or nothing: every condition is checked before any change."""
 
     row: bytes
     operations: tuple[SubOperation, ...]
 
 
-@frozen
-class Watch:
+class Watch(_Message, frozen=True):
     """From now on tell this connection of every commit to `row`."""
 
     row: bytes
 
 
-@frozen
-class Unwatch:
+class Unwatch(_Message, frozen=True):
     row: bytes
 
 
-@frozen
-class Where:
+class Where(_Message, frozen=True):
     """Asked of a coordinator: who holds this cell?"""
 
     row: bytes
     col: bytes
 
 
-@frozen
-class Map:
+class Map(_Message, frozen=True):
     """Asked of a coordinator: the whole tablet map."""
 
 
-@frozen
-class Malformed:
+class Malformed(_Message, frozen=True):
     """What the decoder gives for a request that is not one; answered with `-ERR`.
 
     `fatal`: where the next request begins is not known, so the connection has to be closed.
@@ -203,8 +188,7 @@ Request: TypeAlias = StorageRequest | Where | Map
 # -- replies -------------------------------------------------------------------------------------
 
 
-@frozen
-class Ok:
+class Ok(_Message, frozen=True):
     """Done; `version` is the mutation's. For Watch: the tablet's version at this moment.
 
     `local` (async replication only): it is on the primary's disk, and not yet on the others'.
@@ -214,55 +198,47 @@ class Ok:
     local: bool = False
 
 
-@frozen
-class Value:
+class Value(_Message, frozen=True):
     version: int
     value: bytes
 
 
-@frozen
-class Missing:
+class Missing(_Message, frozen=True):
     """No such cell."""
 
 
-@frozen
-class Mismatch:
+class Mismatch(_Message, frozen=True):
     """A comparison failed; this stands there (`value` None and version 0: nothing)."""
 
     version: int
     value: bytes | None
 
 
-@frozen
-class Moved:
+class Moved(_Message, frozen=True):
     """Not the primary here. `address` is host:port, or empty when unknown."""
 
     address: str
     epoch: int
 
 
-@frozen
-class Busy:
+class Busy(_Message, frozen=True):
     """No primary now, or overloaded: nothing was done. Try again after `retry_ms`."""
 
     retry_ms: int
 
 
-@frozen
-class Unknown:
+class Unknown(_Message, frozen=True):
     """The outcome could not be learnt: ask again with the same request id."""
 
 
-@frozen
-class Error:
+class Error(_Message, frozen=True):
     """Bad request."""
 
     code: str
     text: str
 
 
-@frozen
-class CellLine:
+class CellLine(_Message, frozen=True):
     """One cell of a scan. `size` is the full size of the value, `value` perhaps only its beginning."""
 
     row: bytes
@@ -272,16 +248,14 @@ class CellLine:
     value: bytes
 
 
-@frozen
-class Cells:
+class Cells(_Message, frozen=True):
     """Answer to a scan. `more`: the limit was reached and there are further cells."""
 
     cells: tuple[CellLine, ...]
     more: bool
 
 
-@frozen
-class At:
+class At(_Message, frozen=True):
     """Answer to Where. `address` is empty while the tablet has no primary."""
 
     tablet: int
@@ -289,8 +263,7 @@ class At:
     address: str
 
 
-@frozen
-class TabletLine:
+class TabletLine(_Message, frozen=True):
     """One tablet of the map: it holds the rows whose hash is in [lo, hi)."""
 
     tablet: int
@@ -300,16 +273,14 @@ class TabletLine:
     address: str
 
 
-@frozen
-class Tablets:
+class Tablets(_Message, frozen=True):
     """Answer to Map, ordered by `lo`. `version` grows with every change of the map."""
 
     version: int
     tablets: tuple[TabletLine, ...]
 
 
-@frozen
-class Changed:
+class Changed(_Message, frozen=True):
     """Pushed to a watcher: a hint to read `row` again. May come more often than needed."""
 
     row: bytes

@@ -42,6 +42,7 @@ from penncloud.wire.messages import (
     Where,
 )
 from penncloud.wire.names import BadField, number, quote, unquote
+from penncloud.wire.plain import take_plain
 from penncloud.wire.stream import FramingLost, Steps, StreamDecoder
 
 # -- encoding ------------------------------------------------------------------------------------
@@ -189,10 +190,15 @@ class RequestDecoder(StreamDecoder[Request | Malformed]):
     def _fatal(self, error: FramingLost) -> Malformed:
         return Malformed(error.code, error.text, fatal=True)
 
+    def _shortcut(self, data: bytes) -> int:
+        return take_plain(data, self._output)
+
     def _grammar(self) -> Steps[None]:
         while True:
             if len(self._buffer) == self._start:
+                self._between = True
                 yield
+                self._between = False
             fields, ended = yield from self._header(1)
             command = fields[0]
             try:

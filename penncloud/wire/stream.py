@@ -36,6 +36,8 @@ class StreamDecoder(Generic[_T]):
         self._need = 1
         self._output: list[_T] = []
         self._lost = False
+        # The grammar has nothing of the next message: it may be looked at by other means first.
+        self._between = False
         self._running: Steps[Any] = self._grammar()
         next(self._running)
 
@@ -43,6 +45,17 @@ class StreamDecoder(Generic[_T]):
         """The messages that `data` completes, in order. After a fatal one: nothing, ever."""
         if self._lost:
             return []
+        if self._between:
+            taken = self._shortcut(data)
+            if taken:
+                data = data[taken:]
+        if data:
+            self._feed(data)
+        output, self._output = self._output, []
+        return output
+
+    def _feed(self, data: bytes) -> None:
+        """Let the grammar go on."""
         self._buffer += data
         if len(self._buffer) - self._start >= self._need:
             try:
@@ -55,8 +68,6 @@ class StreamDecoder(Generic[_T]):
             else:
                 del self._buffer[: self._start]
                 self._start = 0
-        output, self._output = self._output, []
-        return output
 
     @property
     def buffered_bytes(self) -> int:
@@ -65,6 +76,10 @@ class StreamDecoder(Generic[_T]):
 
     def _grammar(self) -> Steps[Any]:
         raise NotImplementedError
+
+    def _shortcut(self, data: bytes) -> int:
+        """Decode whole messages at the beginning of `data` without the grammar; return where they end."""
+        return 0
 
     def _fatal(self, error: FramingLost) -> _T:
         raise NotImplementedError

@@ -25,7 +25,15 @@ from penncloud.platform import trace
 from penncloud.platform.errors import DiskError
 from penncloud.rpc.registration import TabletAssignment
 from penncloud.storage.factory import TextFactory
-from penncloud.storage.protocol import HELD_BYTES, LINGER_S, MAX_BEHIND, STALLED_S, TextProtocol
+from penncloud.storage.protocol import (
+    BEHIND_BYTES,
+    HELD_BYTES,
+    LINGER_S,
+    MAX_BEHIND,
+    STALLED_S,
+    WRITE_BYTES,
+    TextProtocol,
+)
 from penncloud.wire.limits import MAX_DISCARD_BYTES, MAX_VALUE_BYTES, MAX_WATCHES
 from penncloud.wire.messages import (
     Changed,
@@ -184,6 +192,30 @@ class OrderTests(ProtocolTestCase):
         client.send(*[Get(ROW, COL)] * 5)
         self.assertEqual(written, [b"-MISSING\r\n" * 5])
 
+    def test_a_read_that_takes_time_among_quick_ones(self) -> None:
+        """Whether an answer is there at once or not, it has its place; a write to the row waits for it."""
+        client = self.connect()
+        answers: list[Reply | Deferred[Reply]] = [Missing(), Deferred(), Ok(3), Ok(4)]
+        later = answers[1]
+        assert isinstance(later, Deferred)
+        self.patch(self.tablets, "get", lambda request: answers.pop(0))
+        client.send(*[Get(b"%d" % i, COL) for i in range(3)])
+        self.assertEqual(client.replies(), [Missing()])
+        client.send(Get(b"3", COL), Put(b"1", COL, b"v"))
+        self.sync()
+        self.assertEqual((client.replies(), self.engine.appends), ([], []))
+        later.callback(Ok(2))
+        self.sync()
+        self.assertEqual(client.replies(), [Ok(2), Ok(3), Ok(4), Ok(2)])
+
+    def test_reads_before_a_write(self) -> None:
+        """They are answered before it; those behind it see it."""
+        client = self.connect()
+        client.send(Get(ROW, COL), Put(ROW, COL, b"v"), Get(ROW, COL))
+        self.assertEqual(client.replies(), [Missing()])
+        self.sync()
+        self.assertEqual(client.replies(), [Ok(2), Value(2, b"v")])
+
     def test_clients_do_not_wait_for_each_other(self) -> None:
         """A read on one connection is answered while a write on another is under way."""
         writer, reader = self.connect(), self.connect()
@@ -224,6 +256,40 @@ class BoundTests(ProtocolTestCase):
         self.assertTrue(client.paused)
         self.sync()
         self.assertEqual(client.replies(), [Ok(2), *[Value(2, b"v")] * (MAX_BEHIND + 5)])
+        self.assertFalse(client.paused)
+
+    def test_requests_that_wait_for_a_read_are_bounded_in_bytes(self) -> None:
+        """Few large ones wait in memory behind one to their row; the others are not even read."""
+        self.factory = TextFactory(self.clock, self.tablets, 1000)
+        client = self.connect()
+        value = b"v" * (BEHIND_BYTES // 2)
+        client.send(Put(ROW, COL, b""), Get(ROW, COL))
+        client.send(*[Put(ROW, COL, value)] * 2)
+        self.assertFalse(client.paused)
+        self.assertGreaterEqual(client.protocol._order.waiting_bytes, BEHIND_BYTES)
+        client.send(Put(b"other", COL, b""))
+        self.assertTrue(client.paused)
+        self.sync()
+        self.assertEqual(client.protocol._order.waiting_bytes, 0)
+        self.assertFalse(client.paused)
+        self.assertEqual(len(client.replies()), 5)
+
+    def test_quick_reads_of_a_client_that_does_not_read(self) -> None:
+        """Also what can be answered at once waits when the transport takes no more."""
+        self.write(ROW, COL, b"v" * WRITE_BYTES)
+        client = self.connect()
+        write = client.transport.write
+
+        def filled(data: bytes) -> None:
+            write(data)
+            client.congest(True)
+
+        self.patch(client.transport, "write", filled)
+        client.send(*[Get(ROW, COL)] * 3)
+        self.assertEqual((len(client.replies()), client.paused), (1, True))
+        for _ in range(2):
+            client.congest(False)
+            self.assertEqual(len(client.replies()), 1)
         self.assertFalse(client.paused)
 
     def test_a_client_that_does_not_read(self) -> None:
@@ -318,6 +384,9 @@ class ErrorTests(ProtocolTestCase):
         self.assertEqual(client.replies(), [Ok(2), Ok(3), Ok(2)])
         wrong = Error("RQID", "RQID stands before a mutation only")
         client.send(me, Get(ROW, COL), Get(ROW, COL))
+        self.assertEqual(client.replies(), [wrong, Value(3, b"2")])
+        client.send(me)
+        client.send(Get(ROW, COL), Get(ROW, COL))
         self.assertEqual(client.replies(), [wrong, Value(3, b"2")])
         client.send(me, RequestId(b"me", 2), Put(ROW, COL, b"3"))
         self.sync()
@@ -539,6 +608,21 @@ class TraceTests(ProtocolTestCase):
         self.assertEqual(first.code, "RQID")  # type: ignore[union-attr]
         self.assertEqual(second.code, "DISK")  # type: ignore[union-attr]
         self.assertEqual(self.events, [("abc", "Get: unreadable")])
+
+    def test_a_slow_read(self) -> None:
+        """A read that is answered at once, but took long, is logged, with its own id."""
+        client = self.connect()
+
+        def slow(request: Get) -> Reply:
+            self.clock.advance(0.6)
+            return Missing()
+
+        self.tablets.get = slow  # type: ignore[method-assign]
+        client.send(TraceId(b"abc"), Get(ROW, COL), Get(ROW, COL))
+        self.assertEqual(client.replies(), [Missing(), Missing()])
+        self.assertEqual(
+            self.events, [("abc", "Get took 600 ms: Missing"), ("", "Get took 600 ms: Missing")]
+        )
 
 
 def broken_disk(request: Get) -> Reply:

@@ -16,7 +16,11 @@ class RowOrderTests(SynchronousTestCase):
 
     def request(self, name: str, row: bytes = b"r") -> None:
         """Reads are named r..., mutations that wait for the disk w..., that are done at once d..."""
-        self.order.admit(row, name.startswith("r"), self.start(name))
+        reads, start = name.startswith("r"), self.start(name)
+        if not self.order.free(row, reads):
+            self.order.wait(row, reads, start, 10)
+        elif start():
+            self.order.begun(row, reads)
 
     def start(self, name: str) -> Start:
         def start() -> bool:
@@ -37,12 +41,14 @@ class RowOrderTests(SynchronousTestCase):
             self.request(name)
         self.request("r6", b"other")
         self.assertEqual((self.started, self.order.waiting), (["w1", "w2", "r6"], 3))
+        self.assertEqual(self.order.waiting_bytes, 30)
         self.order.ended(b"r")
         self.assertEqual(self.started[3:], [])
         self.order.ended(b"r")
         self.assertEqual((self.started[3:], self.order.waiting), (["r3", "w4"], 1))
         self.order.ended(b"r")
         self.assertEqual((self.started[5:], self.order.waiting), (["r5"], 0))
+        self.assertEqual(self.order.waiting_bytes, 0)
 
     def test_nothing_is_remembered_of_a_quiet_row(self) -> None:
         """The order holds rows with something under way only."""
@@ -50,6 +56,25 @@ class RowOrderTests(SynchronousTestCase):
         self.request("w2")
         self.request("r3")
         self.order.ended(b"r")
+        self.assertEqual(self.order._rows, {})
+
+    def test_answered_while_it_is_started(self) -> None:
+        """The answer of a request that has waited may be there at once."""
+
+        def start() -> bool:
+            self.started.append("w3")
+            self.order.ended(b"r")
+            return True
+
+        self.request("w1")
+        self.request("r2")
+        self.order.wait(b"r", False, start, 10)
+        self.request("w4")
+        self.request("r5")
+        self.order.ended(b"r")
+        self.assertEqual((self.started, self.order.waiting), (["w1", "r2", "w3", "w4"], 1))
+        self.order.ended(b"r")
+        self.assertEqual(self.started[4:], ["r5"])
         self.assertEqual(self.order._rows, {})
 
     def test_cleared(self) -> None:
