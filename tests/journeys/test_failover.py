@@ -34,6 +34,9 @@ _BEGUN = """() => {
 _SENT_ELSEWHERE = """(part) => performance.getEntriesByType("resource")
   .some((entry) => entry.name.includes(part))"""
 _UPLOADED_MS = 120_000
+# A line that takes everything at once; bytes per second of one on which there is time for something else.
+_LINE = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+_SLOWLY = 10_000_000
 
 # Seconds until a server that was started is shown as live.
 _BACK_S = 60
@@ -59,6 +62,10 @@ class _UploadJourney(Journey):
         chooser.value.set_files([path])
         page.wait_for_function(_BEGUN)
         return digest.hexdigest()
+
+    def under_way(self, page: Page) -> None:
+        """The frontend is not killed too late."""
+        expect(page.locator("[data-uploads-title]")).to_contain_text("Uploading")
 
     def arrives(self, visitor: Visitor, page: Page, name: str, digest: str, port: int) -> None:
         """The file is there without anybody's doing, byte for byte."""
@@ -123,6 +130,7 @@ class FailoverJourney(_UploadJourney):
         with visitor.forgiving(*_AWAY):
             page = self.ready(visitor.page, "/files/")
             digest = self.begin_upload(page, "large.bin")
+            self.under_way(page)
             # For good, or it would be back before anybody misses it.
             self.addCleanup(self.start)
             self.cluster.kill("http-2")
@@ -153,9 +161,13 @@ class ProxyFailoverJourney(_UploadJourney):
             board.locator("#text").fill("half a sentence")
             page = vera.page
             page.goto(cloud.url + "files/")
+            line = vera.context.new_cdp_session(page)
+            line.send("Network.emulateNetworkConditions", {**_LINE, "uploadThroughput": _SLOWLY})
             digest = self.begin_upload(page, "large.bin")
             cloud.penncloud("lb", "enable", "http-2")
+            self.under_way(page)
             cloud.kill("http-1")
+            line.send("Network.emulateNetworkConditions", _LINE)
             third = vera.context.new_page()
             third.goto(cloud.url + "account")
             expect(third.get_by_role("button", name="Log out")).to_be_visible()

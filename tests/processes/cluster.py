@@ -92,7 +92,9 @@ class RunningCluster:
 
     def _up(self) -> None:
         up = ["up", "--detach", f"--data={self.layout.root}", f"--within={_START_S}"]
-        self.command([*up, *self._ports, *self._options], timeout_s=_START_S + 60)
+        # By default it depends on the machine's cores.
+        processes = ["--set=http.workers=0"]
+        self.command([*up, *self._ports, *processes, *self._options], timeout_s=_START_S + 60)
 
     def stop(self) -> None:
         """Stop in order."""
