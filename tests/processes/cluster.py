@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent.parent
 # Below the ports that the system gives to outgoing connections (from 32768).
 _FIRST_PORT, _LAST_PORT, _BLOCK = 20_000, 31_000, 30
 _START_S = 180
-_END_S = 20
+_END_S = 60
 
 
 def program_environment() -> dict[str, str]:
@@ -147,7 +147,7 @@ class RunningCluster:
         arguments: Sequence[str],
         stdin: bytes = b"",
         expect: int | None = 0,
-        timeout_s: float = 60,
+        timeout_s: float = 180,
         inside: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[bytes]:
         """`penncloud ARGUMENTS`; `inside` is a command that becomes the one that follows it."""
