@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 import msgspec
@@ -145,8 +146,7 @@ class PreparedState:
 
     def answer_up_to(self, version: int, local: Callable[[Reply], Reply]) -> None:
         """Answer those up to `version`, which stay under way."""
-        for prepared in self.in_flight:
-            if prepared.entry.version > version:
-                break
-            if not prepared.answered:
-                prepared.answer_early(local)
+        # An answer may bring the next request at once, which is added here.
+        due = takewhile(lambda prepared: prepared.entry.version <= version, self.in_flight)
+        for prepared in [one for one in due if not one.answered]:
+            prepared.answer_early(local)
