@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Final
 
@@ -41,4 +41,6 @@ def working_for(request_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _current.reset(token)
+        # A coroutine that waits for ever is thrown away in another context: nothing is to be undone there.
+        with suppress(ValueError):
+            _current.reset(token)

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from penncloud.client.table import Unavailable
 from penncloud.services.mail.mailbox import Listed
 from penncloud.services.mail.mime import content, parse
 from penncloud.services.mail.outbox import Outbox
@@ -257,6 +258,22 @@ class TakeoverTests(RunnerCase):
         # The dead one's conversation may not be made final any more.
         self.assertFalse(self.relay.jobs[0][1].may_finish())
 
+    async def test_gone_with_the_message_taken(self) -> None:
+        """A node that could not note that the message was taken leaves it to be sent once more by another,
+        and not for ever."""
+        self.relay.held = []
+        mortal = _MortalTable(self.world.table)
+        self.runner("smtp-1", table=mortal)
+        await self.send("b@x.org")
+        self.pass_time(5)
+        mortal.is_away = True
+        self.relay.held.pop(0).callback(None)
+        other = FakeRelay()
+        self.runner("smtp-2", other)
+        self.pass_time(200)
+        self.assertEqual([len(self.relay.jobs), len(other.jobs)], [1, 1])
+        self.assertEqual(self.inbox(), [])
+
     async def test_submission_of_a_dead_frontend(self) -> None:
         """A message committed by a frontend that died is filed, delivered and sent by an smtp node."""
 
@@ -290,10 +307,12 @@ class TakeoverTests(RunnerCase):
 
 
 class _MortalTable:
-    """A node's connection to the store; when the node is dead nothing it asks is ever done."""
+    """A node's connection to the store; when the node is dead nothing it asks is ever done; when the store
+    is away for it, it is told so."""
 
     def __init__(self, table: Any) -> None:
         self.is_dead = False
+        self.is_away = False
         self._table = table
 
     def watch(self, row: bytes, callback: Callable[[int], None]) -> Any:
@@ -303,6 +322,8 @@ class _MortalTable:
         method = getattr(self._table, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
+            if self.is_away:
+                raise Unavailable("away")
             if self.is_dead:
                 await Deferred()
             return await method(*args, **kwargs)
