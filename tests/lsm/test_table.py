@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 
 import google_crc32c
 from hypothesis import given
@@ -26,6 +27,19 @@ _slots = st.one_of(
     st.builds(Tombstone, st.integers(0, 2**63)),
 )
 _cells = st.dictionaries(st.binary(min_size=1, max_size=20), _slots, max_size=60)
+
+
+_names = st.text("ab", min_size=1, max_size=4).map(str.encode)
+# Keys begin each other and stand in values, also as whole cells.
+_confusing: st.SearchStrategy[dict[bytes, Slot]] = st.dictionaries(
+    _names,
+    st.builds(
+        StoredCell,
+        st.integers(0, 3),
+        st.one_of(_names, _names.map(lambda name: encode_cell(name, StoredCell(1, name)))),
+    ),
+    max_size=40,
+)
 
 
 def _encoded(cells: dict[bytes, Slot]) -> bytes:
@@ -60,6 +74,17 @@ class BlockTests(SynchronousTestCase):
             for name in names:
                 expected = None if name == missing else cells[name]
                 self.assertEqual(block.get(name), expected, (missing, name))
+
+    @given(_confusing, st.lists(_names, min_size=1, max_size=5))
+    def test_first_and_later_looks(self, cells: dict[bytes, Slot], names: list[bytes]) -> None:
+        """A block that is looked into again says the same as at first, and as a list of its keys."""
+        block = Block(_encoded(cells))
+        keys = sorted(cells)
+        for used in (False, True, True):
+            block.used = used
+            for name in names:
+                self.assertEqual(block.find(name), bisect_left(keys, name))
+                self.assertEqual(block.get(name), cells.get(name))
 
     @given(_cells, st.binary(max_size=20))
     def test_runs(self, cells: dict[bytes, Slot], bound: bytes) -> None:
