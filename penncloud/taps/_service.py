@@ -98,6 +98,9 @@ class RoleService(Service):
         from twisted.internet import reactor
 
         use_monotonic_clock(reactor)
+        # Also while it starts: the signal would end the process.
+        core: Any = reactor
+        signal.signal(signal.SIGHUP, lambda *_: core.callFromThread(self._reload))
         self._pool = BoundedPool(reactor)
         self._pool.start()
         environment = world_of(reactor, self._pool, self._cluster, self._role)
@@ -114,7 +117,6 @@ class RoleService(Service):
         await self._node.start()
         self._serves = True
         supervision.serving()
-        signal.signal(signal.SIGHUP, lambda *_: environment.reactor.callFromThread(self._reload))
         self.log.info("{id} serves", id=self._role.id)
 
     def _give_up(self, failure: Any) -> None:

@@ -22,7 +22,7 @@ from penncloud.coordinator.node import CoordinatorNode
 from penncloud.platform.config import Cluster, Coordinator
 from penncloud.platform.errors import ConfigurationError
 from penncloud.platform.memory_disk import MemoryDisk
-from penncloud.rpc.registration import Assign, Identity, MailPart, Registration, Tip
+from penncloud.rpc.registration import Assign, Identity, MailPart, Registration, Tip, Worker
 from penncloud.wire.messages import At, Busy, Error, Malformed, Map, Reply, Request, Tablets, Where
 from penncloud.wire.replies import ReplyDecoder
 from penncloud.wire.requests import encode_request
@@ -54,6 +54,7 @@ class _Server:
 
     def __init__(self, test: NodeTests, role: Any, number: int, tips: Sequence[Tip] = ()) -> None:
         self.mail: MailPart = ""
+        self.workers: list[Worker] = []
         self.assigned: DeferredQueue[Assign] = DeferredQueue()
         info = Identity(role, f"{role}-{number}", "127.0.0.1", 7000 + number, 100 + number)
         self.registration = Registration(
@@ -63,6 +64,7 @@ class _Server:
             on_assign=self._assign if role == "storage" else None,
             tips=lambda: tips,
             mail=lambda: self.mail,
+            workers=lambda: self.workers,
         )
         self.registration.start()
         test.addCleanup(self.stop)
@@ -187,6 +189,23 @@ class NodeTests(TestCase):
             http.mail = part
             while (await news.get())["http-1"].mail != part:
                 pass
+
+    async def test_workers(self) -> None:
+        """The view shows the processes of a frontend as it told them last, and none when it has left."""
+        http = _Server(self, "http", 1)
+        directory = await self._directory()
+        await self._until(self._watch(directory), "http-1", "live")
+        told: tuple[list[Worker], ...] = (
+            [Worker(1, 11, "serving"), Worker(2, 12, "starting")],
+            [Worker(1, 11, "retiring"), Worker(1, 13, "serving"), Worker(2, 12, "waiting")],
+            [],
+        )
+        for workers in told:
+            http.workers = workers
+            found: list[Worker] | None = None
+            while found != workers:
+                [node] = [one for one in (await directory.view()).nodes if one.id == "http-1"]
+                found = list(node.workers)
 
     async def test_restart(self) -> None:
         """A restarted coordinator knows all it had decided, and servers and watchers find it again."""

@@ -10,7 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from penncloud.client.directory import ClusterView, NodeInfo, TabletInfo
+from penncloud.client.directory import ClusterView, NodeInfo, TabletInfo, Worker
 from penncloud.platform.errors import PennCloudError
 from tests.web.frontend import Browser, start_frontend
 
@@ -23,7 +23,16 @@ class AdminPagesTests(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(self.frontend.stop()))
         nodes = [
             NodeInfo("http", "http-1", "127.0.0.1", 8081, 11, "live"),
-            NodeInfo("http", "http-2", "127.0.0.1", 8082, 12, "live", mail="serves mail"),
+            NodeInfo(
+                "http",
+                "http-2",
+                "127.0.0.1",
+                8082,
+                12,
+                "live",
+                mail="serves mail",
+                workers=[Worker(1, 51, "serving"), Worker(2, 0, "waiting")],
+            ),
             NodeInfo("storage", "storage-1", "127.0.0.1", 8700, 13, "live"),
             NodeInfo("storage", "storage-2", "127.0.0.1", 8701, 14, "dead"),
         ]
@@ -61,12 +70,23 @@ class AdminPagesTests(TestCase):
         """Role, address, pid, state; a dead one can be started only."""
         browser = await self.admin()
         page = (await browser.get("/admin")).text
-        for text in ("storage-1", "127.0.0.1:8700", "dead", "frontend", "14", "serves mail"):
+        for text in (
+            "storage-1",
+            "127.0.0.1:8700",
+            "dead",
+            "frontend",
+            "14",
+            "serves mail",
+            "1: 51, 2: - waiting",
+        ):
             self.assertIn(text, page)
         polled = json.loads((await browser.get("/admin/servers.json")).body)
         servers = {server["id"]: server for server in polled["servers"]}
         self.assertEqual(servers["storage-2"]["actions"], ["start"])
         self.assertEqual(servers["http-2"]["actions"], ["restart", "stop", "disable"])
+        self.assertEqual(
+            servers["http-2"]["workers"][1], {"number": 2, "pid": 0, "state": "waiting"}
+        )
         self.assertEqual([servers[f"http-{n}"]["mail"] for n in (1, 2)], ["", "serves mail"])
         self.assertFalse(polled["stale"])
 
