@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.judge.workloads import Access
+from penncloud.replication.primary import Primary
 from penncloud.simulation.cluster import Cluster, Settings
 from penncloud.simulation.faults import Resets, can_be_spared
 from penncloud.simulation.host import Host
@@ -60,6 +61,23 @@ class WipeTests(SynchronousTestCase):
         self.world.run(1.0)
         self.assertFalse(can_be_spared(self.cluster, others[1]))
         self.assertFalse(can_be_spared(self.cluster, primary))
+
+    def test_a_learner_about_to_join(self) -> None:
+        """Once its ACKs count it is as good as a member, whatever the coordinators have applied."""
+        (primary,) = self._primaries()
+        (learner, *_) = [host for host in self.cluster.storages if host is not primary]
+        learner.kill(power=False)
+        self.assertTrue(self.world.run(10, lambda: len(self._part(primary).config.members) == 2))
+        learner.start()
+        self.assertTrue(self.world.run(10, lambda: self._part(primary).joint == learner.name))
+        self.assertFalse(can_be_spared(self.cluster, learner))
+        self._run_until_spared()
+
+    def _part(self, primary: Host) -> Primary:
+        (member,) = members_of(primary).values()
+        part = member.replica.part
+        assert isinstance(part, Primary)
+        return part
 
 
 class CalmTests(SynchronousTestCase):
