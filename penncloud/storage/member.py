@@ -267,7 +267,7 @@ class Member:
         if ready.cut is not None:
             cut: Any = ready.quarantine
             why = _DIVERGED.format(cfg=self.replica.state.sealed)
-            if cut and not around.broken("cut-to-quarantine"):
+            if cut:
                 await around.quarantine.keep(self.id, cut, why)
             if not self.blank:
                 await engine.void(self.id, ready.cut - 1)

@@ -86,14 +86,6 @@ class SeedTests(RunCase):
             splits += result.counts["splits"]
         self.assertGreater(splits, 5)
 
-    def test_async(self) -> None:
-        """Writes that are answered early may be lost, but never silently."""
-        self.clean("async", range(1, 4))
-
-    def test_strangers(self) -> None:
-        """Nobody is shown by an old primary what a new one has changed."""
-        self.clean("strangers", range(1, 3))
-
     def test_network(self) -> None:
         """Only the network fails."""
         self.clean("network", range(3))
