@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -31,7 +30,7 @@ class NodeInfo(msgspec.Struct, frozen=True):
     draining: bool = False  # storage: gives its tablets away, or has done so
     scheme: str = "http"  # http: what it speaks with browsers, "http" or "https"
     mail: MailPart = ""  # http: what the mail server in it does
-    workers: Sequence[Worker] = ()  # http: the processes that answer; none where it is one itself
+    workers: tuple[Worker, ...] = ()  # http: the processes that answer; none where it is one itself
 
 
 class TabletInfo(msgspec.Struct, frozen=True):

@@ -94,7 +94,7 @@ class Observer:
             draining=record.draining,
             scheme=node.scheme,
             mail=self.mail.get(node.id, ""),
-            workers=self.workers.get(node.id, ()),
+            workers=tuple(self.workers.get(node.id, ())),
         )
 
     def _node_state(self, record: NodeRecord) -> NodeState:

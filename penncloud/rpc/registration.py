@@ -142,7 +142,7 @@ class Pong(msgspec.Struct, tag="pong", frozen=True):
     incarnation: int
     tips: Sequence[Tip] = ()
     mail: MailPart = ""
-    workers: Sequence[Worker] = ()
+    workers: tuple[Worker, ...] = ()
 
 
 class TabletAssignment(msgspec.Struct, frozen=True):
@@ -441,7 +441,7 @@ class Registration:
             self.incarnation,
             self._tips(),
             self._mail(),
-            self._workers(),
+            tuple(self._workers()),
         )
         try:
             connection.note(pong)

@@ -25,6 +25,7 @@ from penncloud.wire.messages import (
     Value,
 )
 from penncloud.wire.names import number, quote, unquote
+from penncloud.wire.plain import take_replies
 from penncloud.wire.stream import FramingLost, Steps, StreamDecoder
 
 # Tablets of one cluster that a client accepts: a bound on what a broken coordinator can send.
@@ -99,10 +100,15 @@ class ReplyDecoder(StreamDecoder[Reply | Malformed]):
     def _fatal(self, error: FramingLost) -> Malformed:
         return Malformed(error.code, error.text, fatal=True)
 
+    def _shortcut(self, data: bytes) -> int:
+        return take_replies(data, self._output)
+
     def _grammar(self) -> Steps[None]:
         while True:
             if len(self._buffer) == self._start:
+                self._between = True
                 yield
+                self._between = False
             try:
                 reply = yield from self._reply()
             except ValueError as error:

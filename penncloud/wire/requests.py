@@ -42,7 +42,7 @@ from penncloud.wire.messages import (
     Where,
 )
 from penncloud.wire.names import BadField, number, quote, unquote
-from penncloud.wire.plain import take_plain
+from penncloud.wire.plain import take_requests
 from penncloud.wire.stream import FramingLost, Steps, StreamDecoder
 
 # -- encoding ------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class RequestDecoder(StreamDecoder[Request | Malformed]):
         return Malformed(error.code, error.text, fatal=True)
 
     def _shortcut(self, data: bytes) -> int:
-        return take_plain(data, self._output)
+        return take_requests(data, self._output)
 
     def _grammar(self) -> Steps[None]:
         while True:

@@ -81,12 +81,12 @@ class DirectoryCommandTests(SynchronousTestCase):
 
     def test_workers(self) -> None:
         """What the processes of a frontend do can be seen at a glance, and each by itself in JSON."""
-        workers = [
+        workers = (
             Worker(1, 51, "serving"),
             Worker(1, 50, "retiring"),
             Worker(2, 52, "serving"),
             Worker(3, 0, "waiting"),
-        ]
+        )
         node = NodeInfo("http", "http-1", "127.0.0.1", 8081, 5, "live", workers=workers)
         self.directory.set(node)
         text = self.ran(status.show, "status")

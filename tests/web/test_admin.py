@@ -31,7 +31,7 @@ class AdminPagesTests(TestCase):
                 12,
                 "live",
                 mail="serves mail",
-                workers=[Worker(1, 51, "serving"), Worker(2, 0, "waiting")],
+                workers=(Worker(1, 51, "serving"), Worker(2, 0, "waiting")),
             ),
             NodeInfo("storage", "storage-1", "127.0.0.1", 8700, 13, "live"),
             NodeInfo("storage", "storage-2", "127.0.0.1", 8701, 14, "dead"),

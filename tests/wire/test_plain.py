@@ -1,4 +1,4 @@
-"""The shortcut for plain requests gives what the grammar gives, at every bound."""
+"""The shortcut for plain requests and replies gives what the grammar gives, at every bound."""
 
 from __future__ import annotations
 
@@ -14,8 +14,20 @@ from penncloud.wire.limits import (
     MAX_TRACE_BYTES,
     MAX_VALUE_BYTES,
 )
-from penncloud.wire.messages import Get, Malformed, Put, Request, RequestId, TraceId
-from penncloud.wire.plain import take_plain
+from penncloud.wire.messages import (
+    Get,
+    Malformed,
+    Missing,
+    Ok,
+    Put,
+    Reply,
+    Request,
+    RequestId,
+    TraceId,
+    Value,
+)
+from penncloud.wire.plain import take_replies, take_requests
+from penncloud.wire.replies import ReplyDecoder
 from penncloud.wire.requests import RequestDecoder
 
 _FIELDS = st.sampled_from([b"r", b"a b", b"%41", b"%", b"\x7f", b"\x1f", b"~", b"", b"0", b"7"])
@@ -34,7 +46,7 @@ def by_grammar(data: bytes) -> list[Request | Malformed]:
 
 def shortcut(data: bytes) -> tuple[list[Request | Malformed], int]:
     output: list[Request | Malformed] = []
-    taken = take_plain(data, output)
+    taken = take_requests(data, output)
     return output, taken
 
 
@@ -98,3 +110,60 @@ class PlainTests(SynchronousTestCase):
         """Whatever stands in the fields."""
         data = b"".join(b";".join(line) + b"\r\n" for line in lines)
         self.assertEqual(RequestDecoder().feed(data), by_grammar(data))
+
+
+class _ReplyGrammar(ReplyDecoder):
+    """Without the shortcut."""
+
+    def _shortcut(self, data: bytes) -> int:
+        return 0
+
+
+def replies_by_grammar(data: bytes) -> list[Reply | Malformed]:
+    return _ReplyGrammar().feed(data)
+
+
+def reply_shortcut(data: bytes) -> tuple[list[Reply | Malformed], int]:
+    output: list[Reply | Malformed] = []
+    taken = take_replies(data, output)
+    return output, taken
+
+
+class PlainReplyTests(SynchronousTestCase):
+    def test_taken(self) -> None:
+        """The answers to a GET and a PUTV, up to the greatest that there are."""
+        value = b"v" * MAX_VALUE_BYTES
+        for data, reply in (
+            (b"+OK;%d\r\n" % MAX_COUNTER, Ok(MAX_COUNTER)),
+            (b"-MISSING\r\n", Missing()),
+            (b"+VAL;7;0;\r\n", Value(7, b"")),
+            (b"+VAL;7;2;\r\n\r\n", Value(7, b"\r\n")),
+            (b"+VAL;%d;%d;%b\r\n" % (MAX_COUNTER, len(value), value), Value(MAX_COUNTER, value)),
+        ):
+            self.assertEqual(reply_shortcut(data), ([reply], len(data)))
+            self.assertEqual(replies_by_grammar(data), [reply])
+
+    def test_left_to_the_grammar(self) -> None:
+        """What is not plain, not whole or wrong."""
+        for data in (
+            b"+OK;%d\r\n" % (MAX_COUNTER + 1),
+            b"+OK;1;local\r\n",
+            b"+OK;\r\n",
+            b"+OK;1\r",
+            b"-MISSING;\r\n",
+            b"+VAL;7;3;vv\r\n",
+            b"+VAL;7;1;vv\r\n",
+            b"+VAL;%d;1;v\r\n" % (MAX_COUNTER + 1),
+            b"+VAL;1;%d;" % (MAX_VALUE_BYTES + 1) + b"v" * (MAX_VALUE_BYTES + 1) + b"\r\n",
+            b"!CHANGED;r;1\r\n",
+        ):
+            self.assertEqual(reply_shortcut(data), ([], 0))
+            self.assertEqual(ReplyDecoder().feed(data), replies_by_grammar(data))
+
+    @given(
+        st.lists(st.sampled_from([b"+OK;1", b"+VAL;1;1;v", b"-MISSING", b"-BUSY;5", b"+VAL;1;2;v"]))
+    )
+    def test_the_same(self, lines: list[bytes]) -> None:
+        """Whatever stands beside a plain one."""
+        data = b"".join(line + b"\r\n" for line in lines)
+        self.assertEqual(ReplyDecoder().feed(data), replies_by_grammar(data))
