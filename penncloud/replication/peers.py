@@ -82,6 +82,12 @@ class Peer:
         if self.state in ("probe", "replicate"):
             self.look_from(min(self.next, self.acked + 1) if self.acked else self.next)
 
+    def refuses(self) -> None:
+        """It cannot keep anything: whether it still has what it had ACKed, nobody knows."""
+        self.state = "refused"
+        self.acked = 0
+        self._in_flight.clear()
+
     def needs_checkpoint(self, version: int) -> None:
         self.state = "checkpoint"
         self.offered = None

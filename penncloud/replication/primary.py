@@ -186,7 +186,7 @@ class Primary:
 
     def _cannot_keep(self, peer: Peer) -> None:
         if peer.member or peer.id == self.joint:
-            peer.state = "refused"
+            peer.refuses()
         else:
             del self.peers[peer.id]
 
@@ -201,7 +201,7 @@ class Primary:
             peer.look_from(target + 1)
         elif peer.member or peer.id == self.joint:
             # Where this log begins everything is committed: a member has lost what it had ACKed.
-            peer.state = "refused"
+            peer.refuses()
         else:
             peer.needs_checkpoint(log.checkpoint.version)
 
@@ -212,7 +212,7 @@ class Primary:
             return
         if known is not None and (known.member or known.id == self.joint):
             if sync.blank:
-                known.state = "refused"
+                known.refuses()
             return
         learners = sum(not peer.member for peer in self.peers.values())
         if known is None and learners >= state.options.max_learners:

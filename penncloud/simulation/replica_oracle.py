@@ -78,6 +78,8 @@ class ReplicaOracle:
     _primaries: dict[tuple[int, int], str] = field(factory=dict)
     _last: dict[int, str] = field(factory=dict)
     _seen: dict[tuple[str, int], _Seen] = field(factory=dict)
+    # What a disk had before it was lost.
+    _wiped: dict[tuple[str, int], Any] = field(factory=dict)
     # Since when a host's disk holds nothing that was committed before, by tablet: the version.
     _lost_before: dict[tuple[str, int], int] = field(factory=dict)
     # What each tablet that comes of a committed split is a half of.
@@ -95,6 +97,8 @@ class ReplicaOracle:
             replica = member.replica
             seen = self._seen.get((host.name, tablet))
             if seen is None or seen.replica is not replica:
+                if seen is not None and member.blank and not seen.replica.state.blank:
+                    self._wiped[host.name, tablet] = seen.replica.state.log
                 seen = self._seen[host.name, tablet] = _Seen(replica, replica.committed)
                 self._begins(host.name, tablet, member)
             config = replica.config
@@ -184,15 +188,24 @@ class ReplicaOracle:
             if split is not None:
                 self._halves[split.low] = self._halves[split.high] = (tablet, split)
             for other in members:
-                self._had(other, tablet, entry)
+                self._had(other, tablet, entry, replica.part)
 
-    def _had(self, name: str, tablet: int, entry: Any) -> None:
-        """At the moment of a commit: a member that runs has the entry on its disk."""
+    def _had(self, name: str, tablet: int, entry: Any, primary: object) -> None:
+        """At the moment of a commit: a member that runs has the entry on its disk.
+
+        One whose disk was lost had it, at least, and the primary has not heard of that yet.
+        """
         host = self._by_name.get(name)
         member = members_of(host).get(tablet) if host is not None else None
         if member is None:
             return
         log = member.replica.state.log
+        if member.blank and isinstance(primary, Primary):
+            lost = self._wiped.get((name, tablet))
+            peer = primary.peers.get(name)
+            told = peer is not None and peer.state == "refused"
+            if lost is not None and not told and lost.stable >= entry.version:
+                return
         if member.blank or log.stable < entry.version or not _has(member, entry):
             self._violated(f"I1: {_shown(entry)} of tablet {tablet} is not on the disk of {name}")
 
