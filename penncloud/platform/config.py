@@ -151,6 +151,9 @@ class Http(Role, frozen=True, kw_only=True):
     drain_s: float = 300
     # Where browsers go when this frontend is to be left, e.g. "http://localhost:8080/".
     lb_url: str = "http://localhost:8080/"
+    # The domain under which all frontends have their names, e.g. "cloud.example" for http-1.cloud.example: a
+    # session then holds at each of them. Empty: at one host name only, with all its ports.
+    cookie_domain: str = ""
     # A session ends so many hours after its last use.
     session_hours: float = 24 * 14
     # Largest upload, in bytes.

@@ -75,6 +75,7 @@ def build_site(
         registry,
         slow_s=config.slow_s,
         trusted=Trusted(config.trusted_proxies),
+        cookie_domain=config.cookie_domain.lower().strip("."),
     )
     return site, context
 

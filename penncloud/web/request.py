@@ -33,7 +33,14 @@ from penncloud.services.sessions import Session, csrf_token
 from penncloud.web.body import Body, ClientGone
 from penncloud.web.errors import WebError
 from penncloud.web.forms import Form, parse_form
-from penncloud.web.security import has_control, host_name, same_origin, same_token
+from penncloud.web.security import (
+    has_control,
+    host_name,
+    is_under,
+    same_origin,
+    same_token,
+    split_host,
+)
 
 if TYPE_CHECKING:
     from penncloud.web.siblings import Siblings
@@ -335,11 +342,15 @@ class WebRequest(Request):
         return value.decode("ascii", "replace")
 
     def set_cookie(self, name: str, value: str, max_age_s: float) -> None:
-        """Cookies do not tell ports apart: all frontends of a host share them, on purpose."""
+        """Cookies do not tell ports apart: all frontends of a host share them, on purpose, and those of a
+        configured domain."""
+        host, _ = split_host(self.getHeader(b"host") or b"")
+        domain = self.site.cookie_domain
         self.addCookie(
             name,
             value,
             path="/",
+            domain=domain if is_under(host, domain) else None,
             max_age=str(int(max_age_s)),
             httpOnly=True,
             secure=self.is_encrypted,

@@ -53,6 +53,12 @@ def split_host(host: bytes) -> tuple[str, str]:
     return match[1].decode("ascii").lower(), (match[2] or b"").decode("ascii")
 
 
+def is_under(name: str, domain: str) -> bool:
+    """Whether a host name (lower case) is `domain` or a name under it; nothing is under ""."""
+    domain = domain.lower().strip(".")
+    return bool(domain) and (name == domain or name.endswith("." + domain))
+
+
 class HostNames:
     """The names a frontend answers to: guards against DNS rebinding and forged links."""
 

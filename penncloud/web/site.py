@@ -145,7 +145,8 @@ class WebChannel(HTTPChannel):
 
 class WebSite(Site):
     """Listens for browsers. `host_names`: what it answers to besides localhost. Requests that took
-    `slow_s` are logged. `trusted`: proxies that are believed when they say who the client is."""
+    `slow_s` are logged. `trusted`: proxies that are believed when they say who the client is.
+    `cookie_domain`: lower case, "" for none; see `[http]`."""
 
     _log = Logger()
 
@@ -158,6 +159,7 @@ class WebSite(Site):
         *,
         slow_s: float = math.inf,
         trusted: Trusted = Trusted(),  # noqa: B008 - a value
+        cookie_domain: str = "",
     ) -> None:
         super().__init__(
             application.resource(),
@@ -171,6 +173,7 @@ class WebSite(Site):
         self.host_names = host_names
         self.slow_s = slow_s
         self.trusted = trusted
+        self.cookie_domain = cookie_domain
         self.channels: set[WebChannel] = set()
         self.is_ending = False
         self._awaiting_end: list[Deferred[None]] = []

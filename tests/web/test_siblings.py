@@ -42,6 +42,41 @@ class SiblingsTests(SynchronousTestCase):
         self.assertEqual(self.siblings.origins(b"not a host"), [])
         self.assertEqual(self.siblings.origins(b""), [])
 
+    def test_default_ports(self) -> None:
+        """An origin has no port where it is its scheme's, as browsers write it."""
+        self.siblings.update([_node("http-2", 443, scheme="https"), _node("http-3", 80)])
+        origins = ["https://localhost", "http://localhost"]
+        self.assertEqual(self.siblings.origins(b"localhost:8081"), origins)
+        self.assertTrue(self.siblings.knows(b"https://localhost", b"localhost:8081"))
+
+    def test_domain(self) -> None:
+        """With a common domain for cookies those with names under it are siblings, too; no others."""
+        config = Http(id="http-1", advertise="http-1.cloud.example", cookie_domain="cloud.example")
+        siblings = Siblings(config)
+        siblings.update(
+            [
+                _node("http-2", 443, "HTTP-2.cloud.example", scheme="https"),
+                _node("http-3", 8081, "10.0.0.3"),
+                _node("http-4", 443, "http-4.evilcloud.example", scheme="https"),
+                _node("http-5", 8082, "http-1.cloud.example"),
+            ]
+        )
+        self.assertEqual(
+            siblings.origins(b"http-1.cloud.example"),
+            ["https://http-2.cloud.example", "http://http-1.cloud.example:8082"],
+        )
+        host = b"http-1.cloud.example"
+        self.assertTrue(siblings.knows(b"https://http-2.cloud.example", host))
+        for origin in (
+            b"http://http-2.cloud.example",
+            b"https://cloud.example",
+            b"https://http-4.evilcloud.example",
+            b"http://10.0.0.3:8081",
+        ):
+            self.assertFalse(siblings.knows(origin, host), origin)
+        # By its address nobody is logged in elsewhere.
+        self.assertEqual(siblings.origins(b"10.0.0.1:8081"), ["http://10.0.0.1:8082"])
+
     def test_who_comes(self) -> None:
         """A page of any frontend of the host is known, also of one that has died; nobody else is."""
         for origin in (
@@ -149,3 +184,28 @@ class BehindProxyTests(TestCase):
         sibling = f"http://{frontend.url.split('//')[1].split(':')[0]}:8082"
         answer = await browser.send("OPTIONS", "/file/content", headers={"origin": sibling})
         self.assertEqual(answer.header("access-control-allow-origin"), "")
+
+
+class CookieDomainTests(TestCase):
+    async def test_one_session_for_the_domain(self) -> None:
+        """The session's cookie is the domain's where the browser came by a name under it; elsewhere a browser
+        would not take it."""
+        frontend = start_frontend(
+            reactor,
+            config=Http(
+                id="http-1",
+                port=0,
+                host_names=["http-1.cloud.example", "xcloud.example"],
+                cookie_domain=".Cloud.example",
+            ),
+        )
+        self.addCleanup(lambda: Deferred.fromCoroutine(frontend.stop()))
+        for host, domain in (
+            ("http-1.cloud.example", "cloud.example"),
+            ("xcloud.example", ""),
+            ("localhost", ""),
+        ):
+            answer = await frontend.browser().get("/login", host=host)
+            [cookie] = answer.headers.getRawHeaders("set-cookie")
+            found = [part.strip() for part in cookie.split(";") if "omain" in part]
+            self.assertEqual(found, [f"Domain={domain}"] if domain else [], cookie)
