@@ -82,6 +82,8 @@ class Workload:
         self.violations: list[str] = []
         # What no verdict was found on.
         self.undecided: list[str] = []
+        # Values of confirmed writes that are not there, where that may be: somebody has to have kept them.
+        self.lost: list[bytes] = []
 
     def join(self, user: User) -> None:
         """A user's program has started."""
@@ -233,6 +235,25 @@ class HotRegister(Registers):
         access = user.access
         asking = plain.compare_and_put(access.environment, access.table, request, user.deadline_s)
         await self.ask(user, key, "cput", (expected, value), _nothing(asking))
+
+
+class ApartRegister(HotRegister):
+    """One cell for all, which every other client only reads: nothing that waits for the others' disks makes
+    it ask for another primary than the one it knows."""
+
+    async def step(self, user: User) -> None:
+        if self._only_reads(user):
+            await self._get(user, self._keys[0], user.deadline_s)
+        else:
+            await super().step(user)
+
+    async def look(self, user: User) -> None:
+        await self._get(user, self._keys[0], user.deadline_s)
+
+    @staticmethod
+    def _only_reads(user: User) -> bool:
+        number = user.name.partition("/")[0].rpartition("-")[2]
+        return number.isdecimal() and int(number) % 2 == 0
 
 
 class Counters(Workload):
@@ -411,6 +432,24 @@ class Logs(Appends):
         self._pad = chance.choice((4000, 12000))
 
 
+class EarlyLogs(Logs):
+    """Logs in async mode, where a confirmed entry may be lost with its primary: but no entry stands twice,
+    none stands elsewhere than was answered, and those that stand are in order."""
+
+    name = "early logs"
+
+    def _check_log(self, operations: list[Operation], final: list[tuple[bytes, bytes]]) -> None:
+        there = {value for _, value in final}
+        kept = []
+        for operation in operations:
+            value = operation.arguments[0]
+            if operation.outcome is Outcome.DONE and value not in there:
+                self.lost.append(value)
+            else:
+                kept.append(operation)
+        super()._check_log(kept, final)
+
+
 class Watched(Workload):
     """Rows that everybody watches: whoever watches has seen the last value a while after it."""
 
@@ -517,6 +556,54 @@ class Flags(Workload):
         else:
             if found is not None:
                 self.violated(f"enabled is not linearizable: {found}")
+        return self.violations
+
+
+class Drains(Workload):
+    """Administrators who empty storage servers and fill them again, one at a time."""
+
+    name = "drains"
+
+    def __init__(self, chance: random.Random, prefix: str = "") -> None:
+        super().__init__(chance, prefix)
+        self._every_s = chance.choice((2.0, 5.0))
+        self._next_s = 3.0
+        # Servers that may be draining.
+        self._drained: list[str] = []
+
+    async def step(self, user: User) -> None:
+        if user.now_s() < self._next_s:
+            return
+        self._next_s = user.now_s() + self._every_s
+        directory = user.access.directory
+        if self._drained:
+            await self._set(user, self._drained[0], False)
+            return
+        try:
+            nodes = (await directory.view()).nodes
+        except Unavailable:
+            return
+        servers = sorted(node.id for node in nodes if node.role == "storage")
+        if servers and not self._drained:
+            self._drained.append(user.chance.choice(servers))
+            await self._set(user, self._drained[0], True)
+
+    async def _set(self, user: User, server: str, draining: bool) -> None:
+        asking = user.access.directory.drain_server(server, draining)
+        operation = await self.ask(user, server, "drain", (draining,), asking)
+        if not draining and operation.outcome is Outcome.DONE and self._drained == [server]:
+            self._drained.clear()
+
+    async def settle(self, user: User) -> None:
+        clock = user.access.environment.reactor
+        until_s = clock.seconds() + SETTLE_S
+        while self._drained:
+            await self._set(user, self._drained[0], False)
+            if clock.seconds() > until_s:
+                raise NotLive(f"{self._drained[0]} cannot be filled again")
+            await deferLater(clock, 0.2)
+
+    def check(self) -> list[str]:
         return self.violations
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal
 
 from attrs import evolve, field, frozen
@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from penncloud.client.coordinator_link import CoordinatorDirectory
 from penncloud.client.router import RoutedTable
+from penncloud.coordinator.commands import TabletRecord
 from penncloud.coordinator.node import CoordinatorNode
 from penncloud.judge.workloads import Access
 from penncloud.platform import config
@@ -46,6 +47,12 @@ class Settings:
     split_bytes: int = 50_000_000
     # Small tablets are split in all runs, or in about half of them; else in none.
     splits: Literal["never", "sometimes", "always"] = "never"
+    replication: Literal["2pc", "async"] = "2pc"
+    read_mode: Literal["lease", "confirm"] = "lease"
+    # In about half of the runs reads are confirmed by a round to the members.
+    sometimes_confirm: bool = False
+    # Coordinators give up on a server long before its leases end, and nothing takes long; one tablet.
+    eager: bool = False
     pipeline_depth: int = 256
     # Clocks run by up to this share too fast or too slow.
     clock_error: float = 0.05
@@ -105,7 +112,9 @@ class Cluster:
         self.configuration = config.Cluster(
             coordinators=[
                 f"127.0.1.{n + 1}:{COORDINATOR_PORT}" for n in range(settings.coordinators)
-            ]
+            ],
+            replication=settings.replication,
+            read_mode=settings.read_mode,
         )
         self.coordinators = [
             self._add(f"coordinator-{n + 1}", self._coordinator(f"coordinator-{n + 1}"))
@@ -135,7 +144,7 @@ class Cluster:
         """How many members a tablet has when all is well."""
         return min(self.configuration.replication_factor, len(self.storages))
 
-    def tablets(self) -> list[int]:
+    def tablets(self) -> Mapping[int, TabletRecord]:
         """Those that there are, as the coordinator knows that has applied most."""
         machines = [
             (host.node.decisions.node.log.applied, host.node.decisions.machine)
@@ -143,7 +152,7 @@ class Cluster:
             if isinstance(host.node, CoordinatorNode) and host.node.decisions.node is not None
         ]
         applied = max(machines, key=lambda one: one[0], default=None)
-        return [] if applied is None else list(applied[1].state.tablets)
+        return {} if applied is None else applied[1].state.tablets
 
     @property
     def servers(self) -> list[Host]:
@@ -255,17 +264,25 @@ def mail_servers(settings: Settings) -> tuple[str, ...]:
     return ("smtp-1",) if settings.services else ()
 
 
-def drawn_settings(chance: random.Random, base: Settings) -> Settings:
-    """`base` with other sizes and times, so that no run depends on the usual ones."""
+def drawn_settings(chance: random.Random, modes: random.Random, base: Settings) -> Settings:
+    """`base` with other sizes and times, so that no run depends on the usual ones; `modes` is for those
+    that not all scenarios have."""
+    read_mode = base.read_mode
+    if base.sometimes_confirm and modes.random() < 0.5:
+        read_mode = "confirm"
     split_bytes, tablets = base.split_bytes, [1, 2, 6, 7]
     if base.splits == "always" or (base.splits == "sometimes" and chance.random() < 0.5):
         split_bytes, tablets = chance.choice((64, 128)) * 1024, [1, 2]
-    return evolve(
+    heartbeats_ms, missed = [50, 100, 250], [3, 5]
+    if base.eager:
+        tablets, heartbeats_ms, missed = [1], [25, 50], [3]
+    drawn = evolve(
         base,
         split_bytes=split_bytes,
+        read_mode=read_mode,
         tablets=chance.choice(tablets),
-        heartbeat_ms=chance.choice((50, 100, 250)),
-        dead_after_missed=chance.choice((3, 5)),
+        heartbeat_ms=chance.choice(heartbeats_ms),
+        dead_after_missed=chance.choice(missed),
         memtable_bytes=chance.choice((64 * 1024, 256 * 1024)),
         checkpoint_writes=chance.choice((0, 0, 10, 50)),
         pipeline_depth=chance.choice((1, 4, 256)),
@@ -275,3 +292,4 @@ def drawn_settings(chance: random.Random, base: Settings) -> Settings:
             stall_rate=chance.choice((0.0, 0.002, 0.02)),
         ),
     )
+    return evolve(drawn, disk=DiskQuality(0.0001, 0.0)) if base.eager else drawn

@@ -367,6 +367,58 @@ class PowerCutWhileSlow:
             cluster.world.hosts[name].kill(power=True, back_in_s=0.1)
 
 
+@frozen
+class Estrange:
+    """A tablet's primary is cut off from all servers, while some clients still reach it.
+
+    `parted_s` later the connections of every other client, from the first on, to it break, and cannot be
+    made again: these ask who is primary now, and write there, while the rest still reads from the old one.
+    With `restarted` the other storage servers are killed just before, and come back at once: they have
+    forgotten what they had promised.
+    """
+
+    at_s: float
+    for_s: float
+    tablet: int
+    parted_s: float
+    restarted: bool
+
+    def begin(self, cluster: Cluster) -> None:
+        record = cluster.tablets().get(self.tablet)
+        network = cluster.world.network
+        if record is None or record.primary not in cluster.world.hosts or network.cut:
+            return  # Two at a time would leave nobody to lead.
+        primary = record.primary
+        network.cut |= _links((primary,), [h.name for h in cluster.servers if h.name != primary])
+        if self.restarted:
+            for host in cluster.storages:
+                if host.name != primary:
+                    host.kill(power=False, back_in_s=0.01)
+        cluster.world.timeline.after(self.parted_s, self._part, cluster, primary)
+
+    def _part(self, cluster: Cluster, primary: str) -> None:
+        process = cluster.world.hosts[primary].process
+        leavers = [host.name for host in cluster.clients[::2]]
+        if cluster.calmed or process is None:
+            return
+        cluster.world.network.cut |= _links((primary,), leavers)
+        for name in leavers:
+            client = cluster.world.hosts[name].process
+            for socket in list(client.sockets) if client is not None else ():
+                socket.break_off()
+
+    def end(self, cluster: Cluster) -> None:
+        everyone = [host.name for host in cluster.hosts]
+        for host in cluster.storages:
+            cluster.world.network.cut -= _links((host.name,), everyone)
+
+
+def _links(some: Sequence[str], others: Sequence[str]) -> set[tuple[str, str]]:
+    """All links between some hosts and others, both ways."""
+    there = {(a, b) for a in some for b in others}
+    return there | {(b, a) for a, b in there}
+
+
 def can_be_spared(cluster: Cluster, host: Host) -> bool:
     """Whether each of a server's tablets has another member that runs, is not blank, and stays one.
 
@@ -564,6 +616,12 @@ def rot(chance: random.Random, who: Who, at_s: float) -> Fault:
 
 def wipes(chance: random.Random, who: Who, at_s: float) -> Fault:
     return Wipe(at_s, _length(chance), chance.choice(who.storages))
+
+
+def estrangements(chance: random.Random, _who: Who, at_s: float) -> Fault:
+    """Long enough for another primary, at most until leases would end, before clients part."""
+    parted_s, restarted = chance.uniform(0.15, 0.3), chance.random() < 0.5
+    return Estrange(at_s, chance.uniform(1.0, 2.5), 1, parted_s, restarted)
 
 
 def storage_kills(chance: random.Random, who: Who, at_s: float) -> Fault:

@@ -3,8 +3,9 @@
 The oracle sees what nobody in the cluster can: who is primary in which configuration, and what each replica
 has committed. It checks, of replication.md,
 
-    I1  what any replica commits, the primary committed first, and every member had it on its disk then;
-        after a crash every one of those members still has it
+    I1  what any replica commits, the primary committed first, and every member had it on its disk then,
+        by its own configuration and by that of the coordinators; after a crash every one of those members
+        still has it
     I2  a primary is a member of its configuration
     I3  one configuration has one primary
     I4  all commit the same entry at the same version
@@ -16,11 +17,13 @@ for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from attrs import define, field, frozen
 
+from penncloud.coordinator.commands import TabletRecord
+from penncloud.coordinator.node import CoordinatorNode
 from penncloud.lsm import entry as lsm
 from penncloud.lsm.errors import TabletDamaged
 from penncloud.replication.primary import Primary
@@ -61,11 +64,11 @@ class _Seen:
 @define(eq=False)
 class ReplicaOracle:
     """`hosts` are the storage servers', `factor` how many members a tablet has in the end; `current` gives
-    the tablets that there are."""
+    the tablets that there are, as the coordinators have them."""
 
     hosts: Sequence[Host]
     factor: int
-    current: Callable[[], Collection[int]]
+    current: Callable[[], Mapping[int, TabletRecord]]
     violations: list[str] = field(factory=list)
     takeovers: int = 0
     rejoins: int = 0
@@ -84,6 +87,8 @@ class ReplicaOracle:
     _lost_before: dict[tuple[str, int], int] = field(factory=dict)
     # What each tablet that comes of a committed split is a half of.
     _halves: dict[int, tuple[int, Split]] = field(factory=dict)
+    # The latest configuration of each tablet that any coordinator has applied.
+    _decided: dict[int, TabletRecord] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._by_name = {host.name: host for host in self.hosts}
@@ -91,6 +96,8 @@ class ReplicaOracle:
     def observe(self, process: Process) -> None:
         """A process has done something."""
         host = process.host
+        if isinstance(host.node, CoordinatorNode):
+            self._decides(host.node)
         if host.name not in self._by_name or process.dead:
             return
         for tablet, member in members_of(host).items():
@@ -110,6 +117,9 @@ class ReplicaOracle:
             if replica.state.installing != seen.installing:
                 seen.installing = replica.state.installing
                 self.fetched += not seen.installing
+                if seen.installing:
+                    # A learner's own log makes way for a checkpoint: a crash may leave neither.
+                    self._lost_before[host.name, tablet] = len(self._history(tablet))
             if replica.committed != seen.committed:
                 self._commits(host.name, tablet, member, seen.committed)
                 seen.committed = replica.committed
@@ -150,6 +160,26 @@ class ReplicaOracle:
                 self._violated(f"I1: {name} has lost {_shown(known.entry)} of tablet {tablet}")
                 return
 
+    def _decides(self, node: CoordinatorNode) -> None:
+        """A coordinator may have applied a configuration: its members have all that is committed."""
+        for tablet, record in node.decisions.machine.state.tablets.items():
+            known = self._decided.get(tablet)
+            if known is not None and record.epoch <= known.epoch:
+                continue
+            self._decided[tablet] = record
+            chosen = self._history(tablet)
+            for name in record.members if chosen else ():
+                self._has_joined(name, tablet, chosen[-1].entry)
+
+    def _has_joined(self, name: str, tablet: int, entry: Any) -> None:
+        """A member by the coordinators' word has an entry, unless it has lost its state."""
+        host = self._by_name.get(name)
+        member = members_of(host).get(tablet) if host is not None else None
+        if member is None or member.blank:
+            return
+        if not _keeps(member, entry):
+            self._violated(f"I1: {_shown(entry)} of tablet {tablet} is not on the disk of {name}")
+
     def _plays(self, name: str, tablet: int, member: Member, before: str) -> None:
         config, role, part = member.replica.config, member.replica.role, member.replica.part
         if before == "learner" and role in ("secondary", "primary"):
@@ -189,6 +219,9 @@ class ReplicaOracle:
                 self._halves[split.low] = self._halves[split.high] = (tablet, split)
             for other in members:
                 self._had(other, tablet, entry, replica.part)
+            decided = self._decided.get(tablet)
+            for other in decided.members if decided is not None else ():
+                self._has_joined(other, tablet, entry)
 
     def _had(self, name: str, tablet: int, entry: Any, primary: object) -> None:
         """At the moment of a commit: a member that runs has the entry on its disk.
@@ -199,14 +232,13 @@ class ReplicaOracle:
         member = members_of(host).get(tablet) if host is not None else None
         if member is None:
             return
-        log = member.replica.state.log
         if member.blank and isinstance(primary, Primary):
             lost = self._wiped.get((name, tablet))
             peer = primary.peers.get(name)
             told = peer is not None and peer.state == "refused"
             if lost is not None and not told and lost.stable >= entry.version:
                 return
-        if member.blank or log.stable < entry.version or not _has(member, entry):
+        if member.blank or not _keeps(member, entry):
             self._violated(f"I1: {_shown(entry)} of tablet {tablet} is not on the disk of {name}")
 
     # -- the end ---------------------------------------------------------------------------------
@@ -289,6 +321,11 @@ class ReplicaOracle:
 
 def _has(member: Member, entry: Any) -> bool:
     return bool(member.replica.state.log.matches(entry.version, entry.entry_cfg))
+
+
+def _keeps(member: Member, entry: Any) -> bool:
+    """Whether it is on the disk."""
+    return member.replica.state.log.stable >= entry.version and _has(member, entry)
 
 
 def _state(name: str, member: Member) -> str:

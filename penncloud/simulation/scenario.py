@@ -23,6 +23,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from penncloud.judge.workloads import Access, NotLive, User, Workload
+from penncloud.lsm.entry import PutEffect
 from penncloud.platform.environment import nothing_broken
 from penncloud.simulation.cluster import Cluster, Settings, drawn_settings
 from penncloud.simulation.faults import Fault, Nemesis, Who, draw
@@ -31,6 +32,7 @@ from penncloud.simulation.raft_oracle import RaftOracle
 from penncloud.simulation.replica_oracle import ReplicaOracle
 from penncloud.simulation.timeline import Standstill
 from penncloud.simulation.world import World
+from penncloud.storage.quarantine import kept_cuts, kept_entries
 
 # Users go on so long after the last fault.
 CALM_S: Final = 2.0
@@ -138,7 +140,7 @@ class _Run:
         self.result = Result(scenario.name, seed)
         self._world = world
         chance = world.random("plan")
-        self._settings = drawn_settings(chance, scenario.settings)
+        self._settings = drawn_settings(chance, world.random("modes"), scenario.settings)
         self._gap_s = chance.choice((0.05, 0.2, 0.5))
         self._workers = chance.choice((1, 3))
         self._readers = chance.choice((0, 1, 2))
@@ -148,6 +150,8 @@ class _Run:
         self._workloads = [kind(world.random(f"workload/{n}")) for n, kind in enumerate(kinds)]
         network = world.network.quality
         network.most_s = chance.choice((0.0005, 0.005, 0.05))
+        if scenario.settings.eager:
+            network.most_s, self._gap_s, self._readers = 0.0005, 0.05, 2
         network.split_rate = chance.choice((0.05, 0.5))
         trouble_s = chance.uniform(*scenario.trouble_s)
         first_s = chance.uniform(0.0, 4.0)
@@ -290,6 +294,18 @@ class _Run:
     def _answered(self) -> int:
         return sum(workload.counts()[0] for workload in self._workloads)
 
+    def _not_kept(self) -> list[str]:
+        """Answered writes that are gone have to be in the quarantine of whoever had them."""
+        lost = {value for workload in self._workloads for value in workload.lost}
+        for host in self._cluster.storages if lost else ():
+            for cut in kept_cuts(host.disk):
+                for entry in kept_entries(host.disk, cut.name):
+                    written = [e.value for e in entry.effects if isinstance(e, PutEffect)]
+                    lost -= {value.partition(b" ")[0] for value in written}
+        if not lost:
+            return []
+        return [f"{len(lost)} answered writes are gone and in no quarantine, as {min(lost)!r}"]
+
     # -- judgement -------------------------------------------------------------------------------
 
     def judge(self) -> Result:
@@ -299,6 +315,7 @@ class _Run:
                 result.violations.extend(workload.check())
                 # No verdict is no all-clear.
                 result.violations.extend(f"undecided: {what}" for what in workload.undecided)
+        result.violations.extend(self._not_kept())
         result.violations.extend(self._raft.check())
         result.violations.extend(self._replicas.check())
         # Once each: a server that cannot start tries again and again.
@@ -317,6 +334,7 @@ class _Run:
             "rejoins": self._replicas.rejoins,
             "checkpoints fetched": self._replicas.fetched,
             "splits": self._replicas.splits,
+            "answered writes lost": sum(len(workload.lost) for workload in self._workloads),
             "simulated s": round(world.timeline.now_s, 3),
             "events": world.timeline.count,
         }

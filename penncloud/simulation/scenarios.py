@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from penncloud.judge.workloads import (
+    ApartRegister,
     Appends,
     Bank,
     Counters,
+    Drains,
+    EarlyLogs,
     Flags,
     HotRegister,
     Logs,
@@ -141,6 +144,14 @@ _SCENARIOS: Final[tuple[Scenario, ...]] = (
         Settings(clients=4),
     ),
     ClusterScenario(
+        "strangers",
+        "three coordinators; a primary that is cut off is still read from, while another one is written to",
+        (ApartRegister,),
+        (faults.estrangements,),
+        Settings(coordinators=3, clients=4, eager=True),
+        (6.0, 10.0),
+    ),
+    ClusterScenario(
         "retries",
         "the same cluster; connections break while answers are under way",
         (Appends, Counters),
@@ -155,9 +166,32 @@ _SCENARIOS: Final[tuple[Scenario, ...]] = (
     ClusterScenario(
         "moves",
         "three coordinators, five storage servers; the same, coordinators are lost, small tablets split",
-        (Registers, Counters, Bank, Appends, Logs, Watched),
+        (Registers, Counters, Bank, Appends, Logs, Watched, Drains),
         (*_REPLICAS, faults.coordinator_kills, faults.majority_losses, faults.cuts),
-        Settings(coordinators=3, storages=5, splits="sometimes"),
+        Settings(coordinators=3, storages=5, splits="sometimes", sometimes_confirm=True),
+    ),
+    ClusterScenario(
+        "async",
+        "three coordinators, three storage servers; writes are answered before others have them",
+        (Watched,),
+        (
+            ambush.takeovers,
+            ambush.rejoins,
+            ambush.splits,
+            faults.storage_kills,
+            faults.storage_pauses,
+            faults.storage_cuts,
+            faults.storage_resets,
+            faults.rolling_kills,
+            faults.blackouts,
+            faults.power_cuts_in_writes,
+            faults.restarts,
+            faults.slow_links,
+            faults.slow_disks,
+            faults.full_disks,
+        ),
+        Settings(coordinators=3, splits="sometimes", replication="async"),
+        always=(EarlyLogs,),
     ),
     ClusterScenario(
         "splits",

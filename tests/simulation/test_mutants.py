@@ -2,11 +2,13 @@
 
 The seeds are the same for all rules of a family, and were chosen before anybody looked: 1 to 20 for runs of
 a whole cluster, 1 to 200 for the Raft core. `python -m tests.simulation.test_mutants` tells for each rule at
-which of them it is noticed.
+which of them it is noticed. Those that take long to notice are only played there, or with
+`PENNCLOUD_LONG_TESTS=1` in the environment.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import unittest
 from collections.abc import Mapping
@@ -79,7 +81,19 @@ TABLE: Final[Mapping[tuple[str, str], Seen | Shown]] = {
 }
 
 # Rules of the machines that runs of a whole cluster, through the real driver, notice as well.
-DRIVEN: Final = ("ack-after-sync", "every-member", "own-sync", "seal")
+DRIVEN: Final[Mapping[str, Seen]] = {
+    "ack-after-sync": Seen("replicas", ""),
+    "every-member": Seen("replicas", ""),
+    "own-sync": Seen("replicas", ""),
+    "seal": Seen("replicas", ""),
+    "joint": Seen("replicas", "I1"),
+    "joint-at-committed": Seen("replicas", "I1"),
+    "lease": Seen("strangers", "linearizable"),
+    "promise": Seen("strangers", "linearizable"),
+    "restart-wait": Seen("strangers", "linearizable"),
+}
+# Of these, the ones that take more than a few seconds.
+LONG: Final = ("joint", "joint-at-committed")
 
 
 def rules_in_the_code() -> set[tuple[str, str]]:
@@ -112,7 +126,7 @@ class TableTests(RunCase):
     def test_documented(self) -> None:
         """docs/simulation.md has all of those that runs notice."""
         text = (ROOT / "docs" / "simulation.md").read_text("utf-8")
-        for (_, rule), seen in TABLE.items():
+        for (_, rule), seen in _ALL.items():
             if isinstance(seen, Seen):
                 self.assertIn(f"`{rule}`", text)
 
@@ -124,10 +138,15 @@ class TableTests(RunCase):
                 self.assertTrue(hasattr(getattr(import_module(module), case), method), shown.test)
 
 
+_ALL: Final[Mapping[tuple[str, str], Seen | Shown]] = {
+    **TABLE,
+    **{("replication", rule): seen for rule, seen in DRIVEN.items()},
+}
+
+
 def _add_tests() -> None:
     """One test for each rule, so that a failure names it."""
-    driven = {("replication", rule): Seen("replicas", "") for rule in DRIVEN}
-    for (room, rule), seen in {**TABLE, **driven}.items():
+    for (room, rule), seen in _ALL.items():
         if not isinstance(seen, Seen):
             continue
 
@@ -136,6 +155,8 @@ def _add_tests() -> None:
             assert found is not None, f"{rule} switched off is not noticed in {seen.scenario}"
             self.assertIn(seen.word, found[1])
 
+        if rule in LONG and not os.environ.get("PENNCLOUD_LONG_TESTS"):
+            test.skip = "takes long: PENNCLOUD_LONG_TESTS=1"  # type: ignore[attr-defined]
         test.__doc__ = f"`{rule}` of {room}/ switched off is noticed in scenario {seen.scenario}."
         setattr(TableTests, f"test_{room}_{rule.replace('-', '_')}", test)
 
@@ -145,7 +166,7 @@ _add_tests()
 
 if __name__ == "__main__":
     case = TableTests("test_complete")
-    for (room, rule), seen in TABLE.items():
+    for (room, rule), seen in _ALL.items():
         if isinstance(seen, Seen):
             print(f"{room} {rule}: {seen.scenario}, {noticed(case, rule, seen)}", flush=True)
     unittest.main(argv=["tests.simulation.test_mutants", "TableTests.test_complete"])

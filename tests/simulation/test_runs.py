@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from penncloud.simulation import scenario as runs
 from penncloud.simulation.scenarios import SCENARIOS
 from penncloud.simulation.shrink import shrink
 from tests.simulation.runs import RunCase
@@ -85,6 +86,19 @@ class SeedTests(RunCase):
             self.assertEqual(result.violations, [], f"splits {seed}")
             splits += result.counts["splits"]
         self.assertGreater(splits, 5)
+
+    def test_async(self) -> None:
+        """Writes that are answered early are lost now and then, but never silently."""
+        result = self.play("async", 3)
+        self.assertEqual(result.violations, [])
+        self.assertGreater(result.counts["answered writes lost"], 0)
+        # Were they not in quarantine, somebody would notice.
+        self.patch(runs, "kept_cuts", lambda _disk: [])
+        self.assertIn("in no quarantine", " ".join(self.play("async", 3).violations))
+
+    def test_strangers(self) -> None:
+        """Nobody is shown by an old primary what a new one has changed."""
+        self.clean("strangers", range(1, 3))
 
     def test_network(self) -> None:
         """Only the network fails."""
