@@ -23,6 +23,8 @@ from tests.waiting import wait_until
 
 _PATIENCE_S: Final = 90.0
 _CLIENTS: Final = 12
+# Of each client between two requests: workers that start need some of the processor, too.
+_PAUSE_S: Final = 0.03
 _PASSWORD: Final = "correct horse battery"
 
 
@@ -77,6 +79,7 @@ class Load:
             if not stays:
                 streams[1].close()
                 streams = None
+            await asyncio.sleep(_PAUSE_S)
         if streams is not None:
             streams[1].close()
 
