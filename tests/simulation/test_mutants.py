@@ -49,10 +49,10 @@ _BY_HAND: Final = "tests.replication.test_replica.PrimaryTests.test_mutant_"
 TABLE: Final[Mapping[tuple[str, str], Seen | Shown]] = {
     ("storage", "answer-when-durable"): Seen("storage", ""),
     ("storage", "request-ids"): Seen("retries", ""),
-    ("storage", "read-committed"): Seen("hot", "registers"),
+    ("storage", "read-committed"): Seen("strangers", "registers"),
     ("storage", "decide-on-prepared"): Seen("disks", ""),
     ("storage", "failed-after-what-it-saw"): Seen("hot", "registers"),
-    ("storage", "blank-is-no-member"): Seen("replicas", ""),
+    ("storage", "blank-is-no-member"): Shown(_MACHINES + "blank_is_no_member"),
     ("storage", "split-freezes"): Seen("splits", ""),
     ("storage", "split-request-ids"): Seen("splits", ""),
     ("storage", "split-when-committed"): Seen("splits", ""),
