@@ -38,7 +38,7 @@ from penncloud.storage.backup_messages import (
     SnapshotTaken,
     TakeSnapshots,
 )
-from penncloud.storage.protocol import Service
+from penncloud.storage.service import Service
 from penncloud.storage.watches import Watcher
 from penncloud.wire.limits import MAX_SCAN_BYTES, MAX_SCAN_CELLS
 from penncloud.wire.messages import (

@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 
-from penncloud.storage.protocol import Service, TextProtocol
+from penncloud.storage.protocol import TextProtocol
+from penncloud.storage.service import Service
 from penncloud.wire.messages import Busy
 from penncloud.wire.replies import encode_reply
 

@@ -8,10 +8,9 @@ Theory of operation
     the client wait too. A reply goes out when every earlier one has, and requests to one row take effect
     in their order (see `row_order`).
 
-    A client that does not read its replies stops being served when the transport's buffer is full, and
-    is dropped when it has taken nothing for `STALLED_S`. Pushes (`!CHANGED`) to it are coalesced to one
-    per row meanwhile. A fatal error is answered after everything before it; then the connection is
-    closed in a way that lets the client read the answer (see `_linger`).
+    A client that does not read its replies stops being served when the transport's buffer is full (see
+    `outflow`); `pushes` to it are coalesced meanwhile. A fatal error is answered after everything before
+    it; then the connection is closed in a way that lets the client read the answer.
 """
 
 from __future__ import annotations
@@ -19,51 +18,36 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IHalfCloseableDescriptor,
-    IHalfCloseableProtocol,
-    IPushProducer,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from penncloud.lsm.errors import TabletDamaged
 from penncloud.platform import trace
-from penncloud.platform.errors import DiskError
+from penncloud.storage.dispatch import MUTATIONS, Dispatch
+from penncloud.storage.outflow import Outflow
+from penncloud.storage.pushes import Pushes
 from penncloud.storage.replies import ReplyQueue, Slot
 from penncloud.storage.row_order import RowOrder
-from penncloud.storage.watches import Watcher
-from penncloud.wire.limits import MAX_WATCHES
+from penncloud.storage.service import Service
 from penncloud.wire.messages import (
-    Changed,
     CompareAndPut,
-    CompareVersionAndPut,
-    Delete,
     Error,
     Get,
     Malformed,
-    Map,
     Mutate,
     Mutation,
-    Ok,
-    Put,
     Reply,
     Request,
     RequestId,
     Scan,
-    ScanTablet,
     TraceId,
-    Unknown,
-    Unwatch,
     Watch,
-    Where,
 )
 from penncloud.wire.replies import encode_reply
 from penncloud.wire.requests import RequestDecoder
@@ -76,33 +60,10 @@ HELD_BYTES: Final = 1024 * 1024
 # unread: all may be answered at the same moment.
 MAX_BEHIND: Final = 16
 BEHIND_BYTES: Final = 1024 * 1024
-# A client that takes none of the waiting replies for so long is dropped.
-STALLED_S: Final = 30.0
-# After a fatal error: how long what the client still sends is read and thrown away.
-LINGER_S: Final = 2.0
 
-_MUTATIONS: Final = frozenset((Put, CompareAndPut, CompareVersionAndPut, Delete, Mutate))
 _READS: Final = (Get, Scan)
 # What a request that does not exist costs the memory: its object.
 _OBJECT_BYTES: Final = 100
-
-
-class Service(Protocol):
-    """What answers the requests: the server's tablets. They may raise DiskError and TabletDamaged."""
-
-    def get(self, request: Get) -> Reply | Deferred[Reply]: ...
-
-    def mutate(
-        self, mutation: Mutation, request_id: RequestId | None
-    ) -> Reply | Deferred[Reply]: ...
-
-    def scan(self, request: Scan) -> Reply | Deferred[Reply]: ...
-
-    def scan_tablet(self, request: ScanTablet) -> Reply | Deferred[Reply]: ...
-
-    def watch(self, request: Watch, watcher: Watcher) -> Reply: ...
-
-    def unwatch(self, request: Unwatch, watcher: Watcher) -> Reply: ...
 
 
 @implementer(IHalfCloseableProtocol)
@@ -121,7 +82,6 @@ class TextProtocol(LineReceiver):
         slow_s: float = math.inf,
     ) -> None:
         self._clock = clock
-        self._service = service
         self._depth = pipeline_depth
         self._ended = ended
         self.slow_s = slow_s
@@ -131,34 +91,26 @@ class TextProtocol(LineReceiver):
         self._order = RowOrder()
         self._request_id: RequestId | None = None
         self._trace = ""
-        # Watched rows, and whether the client has been told that the watch holds.
-        self._watched: dict[bytes, bool] = {}
-        self._changes: dict[bytes, int] = {}
-        self._outflow = _Outflow(self)
-        self._congested = False
+        self._pushes = Pushes(service, self._told)
+        self._dispatch = Dispatch(service, self._pushes)
+        self._outflow = Outflow(clock, self._work)
         self._reading_paused = False
         self._working = False
         # No request is taken any more; of the two reasons `_lost_framing` is the worse.
         self._ending = False
         self._lost_framing = False
-        # All replies are out and the connection is being closed.
-        self._closing = False
-        self._deadline: Any = None
 
     # -- the connection --------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        self._transport.registerProducer(self._outflow, True)
-        if ITCPTransport.providedBy(self._transport):
-            # Else a reply waits until the client's kernel has acknowledged the one before, up to 40 ms.
-            self._transport.setTcpNoDelay(True)
+        self._outflow.begin(self._transport)
 
     def dataReceived(self, data: bytes) -> None:
         if self._ending:
             return
         requests = self._decoder.feed(data)
         taken = 0
-        if not (self._waiting or len(self._replies) or self._congested or self._working):
+        if not (self._waiting or len(self._replies) or self._outflow.congested or self._working):
             taken = self._read_at_once(requests)
             if taken == len(requests):
                 return
@@ -167,21 +119,18 @@ class TextProtocol(LineReceiver):
 
     def readConnectionLost(self) -> None:
         """The client sends no more, but waits for its replies."""
-        if self._closing:
+        if self._outflow.closing:
             self._transport.loseConnection()
         else:
             self.finish()
 
     def writeConnectionLost(self) -> None:
-        """Our direction is closed after a fatal error; see `_close`."""
+        """Our direction is closed after a fatal error; see `Outflow.close`."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._ending = self._closing = True
-        self._set_deadline(None)
-        for row in self._watched:
-            self._service.unwatch(Unwatch(row), self)
-        self._watched.clear()
-        self._changes.clear()
+        self._ending = True
+        self._outflow.lost()
+        self._pushes.clear()
         self._waiting.clear()
         self._order.clear()
         self._replies.clear()
@@ -194,51 +143,11 @@ class TextProtocol(LineReceiver):
 
     def drop(self) -> None:
         """End the connection now, whatever has not been sent."""
-        self._transport.abortConnection()
-
-    def congestion(self, congested: bool) -> None:
-        """The transport's buffer is full, or has room again."""
-        self._congested = congested
-        if not self._closing:
-            self._set_deadline(STALLED_S if congested else None)
-            if not congested:
-                self._work()
+        self._outflow.drop()
 
     @property
     def _transport(self) -> Any:
         return self.transport
-
-    def _stalled(self) -> None:
-        self._deadline = None
-        if not self._closing:
-            self.log.info("{peer} takes no replies: dropped", peer=self._transport.getPeer())
-        self.drop()
-
-    def _set_deadline(self, seconds: float | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        if seconds is not None:
-            self._deadline = self._clock.callLater(seconds, self._stalled)
-
-    def _close(self) -> None:
-        """Close after the last reply, such that it arrives.
-
-        Closing a socket that holds unread bytes resets the connection, and the reset may overtake the
-        reply. So after a fatal error only our direction is closed, and what the client still sends is
-        thrown away for a while.
-        """
-        self._closing = True
-        self._transport.unregisterProducer()
-        half_closeable = IHalfCloseableDescriptor.providedBy(self._transport)
-        if self._lost_framing and half_closeable:
-            self._set_deadline(LINGER_S)
-            self._transport.loseWriteConnection()
-            if self._reading_paused:
-                self._transport.resumeProducing()
-        else:
-            self._set_deadline(STALLED_S)
-            self._transport.loseConnection()
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -265,7 +174,7 @@ class TextProtocol(LineReceiver):
                     break
                 taken += 1
                 trace_id, self._trace = self._trace, ""
-                answer = self._get(cast(Get, request), trace_id)
+                answer = self._dispatch.get(cast(Get, request), trace_id)
                 if isinstance(answer, Deferred):
                     # From here on there is something to wait for.
                     slot = self._open(kind, trace_id, begun_s)
@@ -282,23 +191,13 @@ class TextProtocol(LineReceiver):
             self._working = False
         if out:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-        if self._changes:
+        if self._pushes.changes:
             self._push()
         return taken
 
-    def _get(self, request: Get, trace_id: str) -> Reply | Deferred[Reply]:
-        try:
-            if trace_id:
-                with trace.working_for(trace_id):
-                    return self._service.get(request)
-            return self._service.get(request)
-        except (DiskError, TabletDamaged) as error:
-            with trace.working_for(trace_id):
-                return self._unreadable("Get", error)
-
     def _work(self) -> None:
         """Start what may be started, send what may be sent, and read or not."""
-        if self._working or self._closing:
+        if self._working or self._outflow.closing:
             return
         self._working = True
         try:
@@ -309,13 +208,13 @@ class TextProtocol(LineReceiver):
                     break
         finally:
             self._working = False
-        if self._changes:
+        if self._pushes.changes:
             self._push()
         self._read_or_not()
 
     def _has_room(self) -> bool:
         return (
-            not self._congested
+            not self._outflow.congested
             and len(self._replies) < self._depth
             and self._replies.held_bytes < HELD_BYTES
             and self._order.waiting < MAX_BEHIND
@@ -324,7 +223,8 @@ class TextProtocol(LineReceiver):
 
     def _read_or_not(self) -> None:
         if self._ending and not self._waiting and not len(self._replies):
-            self._close()
+            if self._outflow.close(self._lost_framing) and self._reading_paused:
+                self._transport.resumeProducing()
         elif not self._ending and bool(self._waiting) is not self._reading_paused:
             self._reading_paused = bool(self._waiting)
             if self._reading_paused:
@@ -343,7 +243,7 @@ class TextProtocol(LineReceiver):
         request_id, self._request_id = self._request_id, None
         trace_id, self._trace = self._trace, ""
         slot = self._open(kind, trace_id, self._clock.seconds())
-        if kind in _MUTATIONS:
+        if kind in MUTATIONS:
             self._mutate(cast(Mutation, request), request_id, slot)
         elif isinstance(request, Malformed):
             self._fill(slot, Error(request.code, request.text))
@@ -356,8 +256,9 @@ class TextProtocol(LineReceiver):
         else:
             if isinstance(request, Watch):
                 row = request.row
-                slot.sent = lambda: self._watch_holds(row)
-            self._answer(request, slot)
+                slot.sent = lambda: self._pushes.holds(row)
+            # No order of a row concerns it.
+            self._later(self._dispatch.ask(request, slot.trace), slot, None)
 
     def _open(self, kind: type[object], trace_id: str, begun_s: float) -> Slot:
         return self._replies.open(Slot(trace_id, kind.__name__, begun_s))
@@ -377,12 +278,14 @@ class TextProtocol(LineReceiver):
         """Execute a mutation, now or when its row is free."""
         row, order = mutation.row, self._order
         if order.free(row, False):
-            self._in_order(self._ask(mutation, slot, request_id), slot, row, False)
+            self._in_order(self._dispatch.ask(mutation, slot.trace, request_id), slot, row, False)
         else:
             order.wait(
                 row,
                 False,
-                lambda: self._later(self._ask(mutation, slot, request_id), slot, row),
+                lambda: self._later(
+                    self._dispatch.ask(mutation, slot.trace, request_id), slot, row
+                ),
                 _size_bytes(mutation),
             )
 
@@ -390,12 +293,12 @@ class TextProtocol(LineReceiver):
         """Answer a read of a row, now or when the row is free."""
         row, order = request.row, self._order
         if order.free(row, True):
-            self._in_order(self._ask(request, slot), slot, row, True)
+            self._in_order(self._dispatch.ask(request, slot.trace), slot, row, True)
         else:
             order.wait(
                 row,
                 True,
-                lambda: self._later(self._ask(request, slot), slot, row),
+                lambda: self._later(self._dispatch.ask(request, slot.trace), slot, row),
                 _OBJECT_BYTES,
             )
 
@@ -417,10 +320,6 @@ class TextProtocol(LineReceiver):
         self._fill(slot, answer)
         return False
 
-    def _answer(self, request: Request, slot: Slot) -> None:
-        """Answer a request that no order of a row concerns."""
-        self._later(self._ask(request, slot), slot, None)
-
     def _fill(self, slot: Slot, reply: Reply) -> None:
         """Answer a request; one that took long is logged with what it was done for."""
         self._replies.fill(slot, reply)
@@ -437,106 +336,35 @@ class TextProtocol(LineReceiver):
                 reply=type(reply).__name__,
             )
 
-    def _ask(
-        self, request: Request, slot: Slot, request_id: RequestId | None = None
-    ) -> Reply | Deferred[Reply]:
-        if slot.trace:
-            with trace.working_for(slot.trace):
-                return self._asked(request, slot, request_id)
-        return self._asked(request, slot, request_id)
-
-    def _asked(
-        self, request: Request, slot: Slot, request_id: RequestId | None
-    ) -> Reply | Deferred[Reply]:
-        try:
-            if type(request) in _MUTATIONS:
-                return self._service.mutate(cast(Mutation, request), request_id)
-            return self._looked_up(request)
-        except (DiskError, TabletDamaged) as error:
-            return self._unreadable(slot.kind, error)
-
-    def _looked_up(self, request: Request) -> Reply | Deferred[Reply]:
-        match request:
-            case Get():
-                return self._service.get(request)
-            case Scan():
-                return self._service.scan(request)
-            case ScanTablet():
-                return self._service.scan_tablet(request)
-            case Watch(row):
-                return self._watch(row)
-            case Unwatch(row):
-                self._watched.pop(row, None)
-                self._changes.pop(row, None)
-                return self._service.unwatch(request, self)
-            case Where() | Map():
-                return Error("COMMAND", "WHERE and MAP are answered by coordinators")
-            case _:
-                raise AssertionError(f"{request} is no request of its own")
-
-    def _unreadable(self, kind: str, error: DiskError | TabletDamaged) -> Reply:
-        if isinstance(error, TabletDamaged):
-            # Logged where it was found, once: not again for every request that meets it.
-            return Error("DAMAGED", str(error))
-        self.log.error("{kind}: {error}", kind=kind, error=error)
-        return Error("DISK", "the disk cannot give the cells")
-
     def _broken(self, failure: Failure, slot: Slot, row: bytes | None) -> None:
-        error = failure.value
-        reply: Reply = Unknown()
-        with trace.working_for(slot.trace):
-            if isinstance(error, DiskError | TabletDamaged):
-                reply = self._unreadable(slot.kind, error)
-            else:
-                self.log.failure("a request of {peer}", failure, peer=self._transport.getPeer())
+        reply = self._dispatch.failed(failure, slot.kind, slot.trace, self._transport)
         self._answered(reply, slot, row)
 
     def _answered(self, reply: Reply, slot: Slot, row: bytes | None) -> None:
-        if not self._closing:
+        if not self._outflow.closing:
             self._fill(slot, reply)
             if row is not None:
                 self._order.ended(row)
             self._work()
 
-    # -- watches ---------------------------------------------------------------------------------
+    # -- what goes out ---------------------------------------------------------------------------
 
-    def _watch(self, row: bytes) -> Reply:
-        if len(self._watched) >= MAX_WATCHES and row not in self._watched:
-            return Error("LIMIT", f"a connection watches at most {MAX_WATCHES} rows")
-        request = Watch(row)
-        reply = self._service.watch(request, self)
-        if isinstance(reply, Ok):
-            self._watched.setdefault(row, False)
-        elif self._watched.pop(row, None) is not None:
-            self._changes.pop(row, None)
-            self._service.unwatch(Unwatch(row), self)
-        return reply
-
-    def _watch_holds(self, row: bytes) -> None:
-        if row in self._watched:
-            self._watched[row] = True
-
-    def changed(self, row: bytes, version: int) -> None:
-        """Part of Watcher: told at once, or with the latest version as soon as possible."""
-        if row in self._watched:
-            self._changes[row] = version
-            if not self._working:
-                self._push()
+    def _told(self) -> None:
+        """A watched row has changed."""
+        if not self._working:
+            self._push()
 
     def _push(self) -> None:
-        """Pushes go between replies, and only of watches whose reply has gone out."""
-        if not self._changes or self._congested or self._closing:
+        """Pushes go between replies."""
+        if self._outflow.congested or self._outflow.closing:
             return
-        told = [row for row in self._changes if self._watched.get(row)]
-        out = [encode_reply(Changed(row, self._changes.pop(row))) for row in told]
-        if out:
-            self._transport.write(b"".join(out))
-
-    # -- replies ---------------------------------------------------------------------------------
+        data = self._pushes.take()
+        if data:
+            self._transport.write(data)
 
     def _send(self) -> bool:
         """Write some of what is complete; whether there was any."""
-        if self._congested:
+        if self._outflow.congested:
             return False
         data = self._replies.take(WRITE_BYTES)
         if data:
@@ -553,20 +381,3 @@ def _size_bytes(mutation: Mutation) -> int:
         )
     held = len(getattr(mutation, "value", b"")) + _OBJECT_BYTES
     return held + len(mutation.expected) if isinstance(mutation, CompareAndPut) else held
-
-
-@implementer(IPushProducer)
-class _Outflow:
-    """What the transport tells of its buffer (LineReceiver's producer methods are about reading)."""
-
-    def __init__(self, protocol: TextProtocol) -> None:
-        self._protocol = protocol
-
-    def pauseProducing(self) -> None:
-        self._protocol.congestion(True)
-
-    def resumeProducing(self) -> None:
-        self._protocol.congestion(False)
-
-    def stopProducing(self) -> None:
-        """The connection is lost; `connectionLost` sees to it."""

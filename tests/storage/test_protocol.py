@@ -25,12 +25,11 @@ from penncloud.platform import trace
 from penncloud.platform.errors import DiskError
 from penncloud.rpc.registration import TabletAssignment
 from penncloud.storage.factory import TextFactory
+from penncloud.storage.outflow import LINGER_S, STALLED_S
 from penncloud.storage.protocol import (
     BEHIND_BYTES,
     HELD_BYTES,
-    LINGER_S,
     MAX_BEHIND,
-    STALLED_S,
     WRITE_BYTES,
     TextProtocol,
 )
@@ -481,7 +480,7 @@ class WatchTests(ProtocolTestCase):
         """A connection watches so many rows; one it already watches is no other."""
         client = self.connect()
         for index in range(MAX_WATCHES):
-            client.protocol._watched[b"%d" % index] = True
+            client.protocol._pushes._watched[b"%d" % index] = True
         client.send(Watch(ROW), Watch(b"7"), Unwatch(b"7"), Watch(ROW))
         error, *others = client.replies()
         assert isinstance(error, Error)
