@@ -110,7 +110,7 @@ class ReplicaOracle:
                 self._begins(host.name, tablet, member)
             config = replica.config
             cfg = config.cfg if config is not None else 0
-            role = replica.role
+            role, before = replica.role, seen.role
             if (role, cfg) != (seen.role, seen.cfg):
                 self._plays(host.name, tablet, member, seen.role)
                 seen.role, seen.cfg = role, cfg
@@ -121,7 +121,7 @@ class ReplicaOracle:
                     # A learner's own log makes way for a checkpoint: a crash may leave neither.
                     self._lost_before[host.name, tablet] = len(self._history(tablet))
             if replica.committed != seen.committed:
-                self._commits(host.name, tablet, member, seen.committed)
+                self._commits(host.name, tablet, member, seen.committed, before)
                 seen.committed = replica.committed
 
     # -- as things happen ------------------------------------------------------------------------
@@ -195,7 +195,8 @@ class ReplicaOracle:
             self._last[tablet] = name
             self.takeovers += 1
 
-    def _commits(self, name: str, tablet: int, member: Member, before: int) -> None:
+    def _commits(self, name: str, tablet: int, member: Member, before: int, role: str) -> None:
+        """`role`: as what it got the messages; with the same it may have learned of its successor."""
         replica = member.replica
         chosen = self._history(tablet)
         log = replica.state.log
@@ -209,7 +210,7 @@ class ReplicaOracle:
             if entry.version != len(chosen) + 1:
                 self._violated(f"I4: {name} commits {_shown(entry)} behind {len(chosen)}")
                 return
-            if replica.role not in ("primary", "taking over"):
+            if not {role, replica.role} & {"primary", "taking over"}:
                 self._violated(f"I1: {name} commits {_shown(entry)} before the primary")
             config = replica.config
             members = tuple(config.members) if config is not None else ()

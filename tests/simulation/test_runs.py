@@ -104,6 +104,10 @@ class SeedTests(RunCase):
         """Only the network fails."""
         self.clean("network", range(3))
 
+    def test_a_last_commit(self) -> None:
+        """A primary commits, and hears of its successor, by one and the same piece of what was received."""
+        self.assertEqual(self.play("network", 740151).violations, [])
+
     def test_coordinators(self) -> None:
         """Three coordinators die, stop and are cut off; one may lose its data."""
         self.clean("coordinators", range(12, 15))
