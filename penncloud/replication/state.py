@@ -1,6 +1,6 @@
 """What one replica is, whichever role it plays: its durable state, its promise, and what it has to say.
 
-The roles (`primary`, `secondary`) change it; `replica` turns what gathered here into a `Ready`.
+The roles (`primary`, `secondary`) change it; `under_way` turns what gathered here into a `Ready`.
 """
 
 from __future__ import annotations

@@ -474,7 +474,7 @@ def _is_settled(cluster: Cluster, record: TabletRecord) -> bool:
         isinstance(part, Primary)
         and part.serving
         and part.config.cfg == record.epoch
-        and part.pending is None
+        and part.membership.pending is None
     )
 
 
@@ -483,7 +483,7 @@ def _joins(cluster: Cluster, name: str, tablet: int) -> bool:
     for host in cluster.storages:
         member = members_of(host).get(tablet)
         part = member.replica.part if member is not None else None
-        if isinstance(part, Primary) and part.joint == name:
+        if isinstance(part, Primary) and part.membership.joint == name:
             return True
     return False
 

@@ -69,7 +69,9 @@ class WipeTests(SynchronousTestCase):
         learner.kill(power=False)
         self.assertTrue(self.world.run(10, lambda: len(self._part(primary).config.members) == 2))
         learner.start()
-        self.assertTrue(self.world.run(10, lambda: self._part(primary).joint == learner.name))
+        self.assertTrue(
+            self.world.run(10, lambda: self._part(primary).membership.joint == learner.name)
+        )
         self.assertFalse(can_be_spared(self.cluster, learner))
         self._run_until_spared()
 
