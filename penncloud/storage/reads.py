@@ -8,7 +8,7 @@ the members before it looks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -23,6 +23,7 @@ RETRY_MS: Final = 20
 NOT_SERVING_RETRY_MS: Final = 50
 
 Answer: TypeAlias = Reply | Deferred[Reply]
+Asked = TypeVar("Asked")
 
 
 class SureReads:
@@ -42,26 +43,29 @@ class SureReads:
             return bool(ticket)
         return replica.may_read(ticket, self._clock.seconds())
 
-    def read(self, replica: Replica, look: Callable[[], Reply]) -> Answer:
-        """Answer with what `look` gives, if that surely is the newest. Raises what `look` does."""
+    def read(self, replica: Replica, look: Callable[[Asked], Reply], asked: Asked) -> Answer:
+        """Answer with what `look` gives for what was `asked`, if that surely is the newest.
+
+        Raises what `look` does. That it gets what was asked here spares every read a closure.
+        """
         ticket = replica.read_ticket()
         if not ticket:
             return Busy(NOT_SERVING_RETRY_MS)
         if replica.confirms:
-            return self._confirm(replica, look)
-        seen = look()
+            return self._confirm(replica, look, asked)
+        seen = look(asked)
         if replica.may_read(ticket, self._clock.seconds()):
             return seen
         return Busy(NOT_SERVING_RETRY_MS)
 
-    def _confirm(self, replica: Replica, look: Callable[[], Reply]) -> Answer:
+    def _confirm(self, replica: Replica, look: Callable[[Asked], Reply], asked: Asked) -> Answer:
         self._next_context += 1
         try:
             replica.confirm(self._next_context, self._clock.seconds())
         except Refused:
             return Busy(RETRY_MS)
         answer: Deferred[Reply] = Deferred()
-        self._confirming[self._next_context] = (answer, look)
+        self._confirming[self._next_context] = (answer, lambda: look(asked))
         self._touched()
         return answer
 

@@ -40,7 +40,7 @@ from penncloud.storage.dedup import (
     reply_of,
 )
 from penncloud.storage.prepared import Prepared, PreparedState
-from penncloud.storage.reads import NOT_SERVING_RETRY_MS, RETRY_MS, Answer, SureReads, page
+from penncloud.storage.reads import NOT_SERVING_RETRY_MS, RETRY_MS, Answer, Asked, SureReads, page
 from penncloud.storage.split import (
     HINT,
     Split,
@@ -54,6 +54,7 @@ from penncloud.storage.surroundings import Surroundings
 from penncloud.wire.messages import (
     Busy,
     Error,
+    Get,
     Mismatch,
     Missing,
     Mutation,
@@ -280,13 +281,15 @@ class Tablet:
         if saw > self.committed:
             return self._prepared.writer(saw).when_committed(decision.reply)
         # It is committed: then this is a read, and answered as one.
-        return self._reads.read(self.replica, lambda: decision.reply)
+        return self._reads.read(self.replica, lambda decided: decided.reply, decision)
 
     def _repeat(self, row: bytes, outcome: Outcome) -> Answer:
         """The first answer again; a value too long to be remembered is read anew."""
         if isinstance(outcome, Failed) and outcome.cut:
             return self._reads.read(
-                self.replica, lambda: reply_of(outcome, self._mismatch(row, outcome.col))
+                self.replica,
+                lambda failed: reply_of(failed, self._mismatch(row, failed.col)),
+                outcome,
             )
         return reply_of(outcome)
 
@@ -362,14 +365,13 @@ class Tablet:
 
     # -- reads: of what is committed -------------------------------------------------------------
 
-    def get(self, row: bytes, col: bytes) -> Answer:
+    def get(self, request: Get) -> Answer:
         """One cell."""
         self._check()
-        return self._behind(
-            row, lambda: self._reads.read(self.replica, lambda: self._get(row, col))
-        )
+        return self._read(request.row, self._get, request)
 
-    def _get(self, row: bytes, col: bytes) -> Reply:
+    def _get(self, request: Get) -> Reply:
+        row, col = request.row, request.col
         if self._broken("read-committed"):
             version, value = self._prepared_cell(row, col)
             return Missing() if value is None else Value(version, value)
@@ -379,9 +381,7 @@ class Tablet:
     def scan(self, request: Scan) -> Answer:
         """Cells of a row."""
         self._check()
-        return self._behind(
-            request.row, lambda: self._reads.read(self.replica, lambda: self._scan(request))
-        )
+        return self._read(request.row, self._scan, request)
 
     def _scan(self, request: Scan) -> Reply:
         found = self._engine.scan(
@@ -392,7 +392,7 @@ class Tablet:
     def scan_all(self, request: ScanTablet) -> Answer:
         """Cells of the whole tablet."""
         self._check()
-        return self._reads.read(self.replica, lambda: self._scan_all(request))
+        return self._reads.read(self.replica, self._scan_all, request)
 
     def _scan_all(self, request: ScanTablet) -> Reply:
         found = self._engine.scan_tablet(self.id, request.row, request.col)
@@ -402,14 +402,18 @@ class Tablet:
         """Whether a watch may begin: what commits from now on is told."""
         return self._reads.may_watch(self.replica)
 
-    def _behind(self, row: bytes, read: Callable[[], Answer]) -> Answer:
-        """In async mode a write may have been answered before reads see it: then they wait for it."""
+    def _read(self, row: bytes, look: Callable[[Asked], Reply], asked: Asked) -> Answer:
+        """Read in one row. In async mode a write may have been answered before reads see it: then they
+        wait for it."""
         last = self._prepared.answered_in(row) if self.replica.answers_early else None
         if last is None:
-            return read()
+            return self._reads.read(self.replica, look, asked)
         committed = last.when_visible()
-        committed.addCallback(lambda _: read())
+        committed.addCallback(self._read_now, look, asked)
         return committed
+
+    def _read_now(self, _seen: Reply, look: Callable[[Asked], Reply], asked: Asked) -> Answer:
+        return self._reads.read(self.replica, look, asked)
 
 
 def _local(reply: Reply) -> Reply:

@@ -86,7 +86,7 @@ class Tablets:
         self.counts["get"] += 1
         tablet = self._serving(request.row)
         if isinstance(tablet, Tablet):
-            return tablet.get(request.row, request.col)
+            return tablet.get(request)
         return tablet
 
     def mutate(self, mutation: Mutation, request_id: RequestId | None) -> Answer:

@@ -29,6 +29,7 @@ from penncloud.wire.messages import (
     CompareVersionAndPut,
     Delete,
     Error,
+    Get,
     IfVersion,
     Mismatch,
     Missing,
@@ -147,10 +148,10 @@ class PipelineTests(TabletTestCase):
         answer = self.waits(self.mutate(Put(R, b"c", b"v")))
         self.turn()
         self.waits(answer)
-        self.assertEqual(self.tablet.get(R, b"c"), Missing())
+        self.assertEqual(self.tablet.get(Get(R, b"c")), Missing())
         self.engine.sync()
         self.assertEqual(self.done(answer), Ok(2))
-        self.assertEqual(self.tablet.get(R, b"c"), Value(2, b"v"))
+        self.assertEqual(self.tablet.get(Get(R, b"c")), Value(2, b"v"))
 
     def test_one_turn_is_one_append(self) -> None:
         """Requests that arrive together share a sync; what comes meanwhile shares the next."""
@@ -176,7 +177,7 @@ class PipelineTests(TabletTestCase):
         self.assertEqual(self.done(first), Ok(2))
         self.assertEqual(self.done(second), Mismatch(2, b"one"))
         self.assertEqual(self.done(chained), Ok(3))
-        self.assertEqual(self.tablet.get(R, b"c"), Value(3, b"three"))
+        self.assertEqual(self.tablet.get(Get(R, b"c")), Value(3, b"three"))
 
     def test_a_failure_waits_for_what_it_saw(self) -> None:
         """Nobody is shown a value that a crash could still take away."""
@@ -358,7 +359,7 @@ class BoundTests(TabletTestCase):
         self.assertEqual([self.done(write) for write in writes], [Unknown()] * 2)
         self.lead_again()
         self.assertEqual(self.put(b"c", b""), Ok(3))
-        self.assertEqual(self.done(self.tablet.get(R, b"1")), Missing())
+        self.assertEqual(self.done(self.tablet.get(Get(R, b"1"))), Missing())
 
     def test_a_repeat_is_answered_even_then(self) -> None:
         """It needs no room."""
@@ -384,7 +385,7 @@ class BoundTests(TabletTestCase):
         tip = self.server.member().tip()
         self.assertEqual((tip.eligible, tip.declined), (False, self.epoch))
         self.lead_again()
-        self.assertEqual(self.done(self.tablet.get(R, b"c")), Value(2, b"old"))
+        self.assertEqual(self.done(self.tablet.get(Get(R, b"c"))), Value(2, b"old"))
         again = self.mutate(Put(R, b"c", b"new"), ID)
         compare = self.mutate(CompareVersionAndPut(R, b"d", 0, b""))
         self.sync()
@@ -421,7 +422,7 @@ class BoundTests(TabletTestCase):
         self.assertEqual(self.done(write), Unknown())
         self.assertEqual(len(self.flushLoggedErrors(DiskFailed)), 1)
         self.assertIsInstance(self.server.tablets.mutate(Put(R, b"c", b""), None), Busy)
-        self.assertEqual(self.tablet.get(R, b"c"), Value(2, b"old"))
+        self.assertEqual(self.tablet.get(Get(R, b"c")), Value(2, b"old"))
 
 
 class ReadTests(TabletTestCase):
