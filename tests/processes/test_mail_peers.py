@@ -225,8 +225,7 @@ class MailTakeoverTests(MailCluster):
         `penncloud mail queue` shows who."""
         await self.lose("smtp-1")
         await deferToThread(self.until_greeted)
-        status = (await self.penncloud("status")).stdout.decode()
-        self.assertRegex(status, r"http-1 .* live, serves mail")
+        await self.until_shown(r"http-1 .* live, serves mail")
         alice = await self.browser("alice")
         self.remote.script["DATA"] = ""  # The peer takes its time: whoever sends has to wait.
         await deferToThread(self.cluster.penncloud, "node", "start", "smtp-1")
@@ -266,6 +265,15 @@ class MailTakeoverTests(MailCluster):
 
     async def penncloud(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         return await deferToThread(self.cluster.penncloud, *arguments)
+
+    async def until_shown(self, pattern: str) -> None:
+        """`penncloud status` says so: it knows by the next answer to a heartbeat."""
+        for _ in range(int(PATIENCE_S)):
+            status = (await self.penncloud("status")).stdout.decode()
+            if re.search(pattern, status):
+                return
+            await deferLater(reactor, 0.5, lambda: None)
+        raise AssertionError(f"{pattern!r} is not in\n{status}")
 
     async def queue(self) -> dict[str, Any]:
         shown = await self.penncloud("mail", "queue", "--json")
