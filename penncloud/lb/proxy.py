@@ -15,6 +15,7 @@ Theory of operation
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -148,12 +149,15 @@ class _Answer(Protocol):
         self.transport.stopProducing()
 
 
-class Exchange:
-    """One request and its answer; see the module. `upload` is the request's body."""
+class HandedOn(ABC):
+    """A request from when it is handed on until it is answered, or its client is gone.
+
+    `upload` is its body.
+    """
 
     log = Logger()
 
-    def __init__(self, proxy: Proxy, request: ProxyRequest, upload: Upload | None) -> None:
+    def __init__(self, proxy: Proxy, request: ProxyRequest, upload: Upload | None = None) -> None:
         self._proxy = proxy
         self._request = request
         self.upload = upload
@@ -177,6 +181,14 @@ class Exchange:
             return
         self.log.failure("a request could not be handed on", failure)
         self._request.broken()
+
+    @abstractmethod
+    async def _run(self) -> None:
+        """Ask a frontend, and another one while that is safe, and hand its answer to the client."""
+
+
+class Exchange(HandedOn):
+    """One request and its answer; see the module."""
 
     async def _run(self) -> None:
         tried: list[str] = []

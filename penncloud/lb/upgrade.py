@@ -22,18 +22,17 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from penncloud.client.directory import NodeInfo
 from penncloud.lb.forwarding import Client, to_frontend
-from penncloud.lb.proxy import ANSWER_S, ATTEMPTS
+from penncloud.lb.proxy import ANSWER_S, ATTEMPTS, HandedOn
 from penncloud.platform import trace
 from penncloud.platform.errors import PennCloudError
 
 if TYPE_CHECKING:
-    from penncloud.lb.proxy_site import Proxy, ProxyChannel, ProxyRequest
+    from penncloud.lb.proxy_site import ProxyChannel
 
 # Connections at the same time; further requests are answered as ordinary ones.
 MAX_TUNNELS: Final = 1000
@@ -126,34 +125,9 @@ class FrontendSide(Protocol):
             self.switched.errback(Broken("the connection was closed without an answer"))
 
 
-class Upgrading:
-    """A request that asks to become a WebSocket, until it is one, or goes on as an ordinary one."""
-
-    # It has no body.
-    upload = None
-    log = Logger()
-
-    def __init__(self, proxy: Proxy, request: ProxyRequest) -> None:
-        self._proxy = proxy
-        self._request = request
-        self._running: Deferred[None] | None = None
-        self._is_gone = False
-
-    def begin(self) -> None:
-        self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(self._failed)
-
-    def client_gone(self) -> None:
-        """Nobody waits for the answer any more."""
-        self._is_gone = True
-        if self._running is not None:
-            self._running.cancel()
-
-    def _failed(self, failure: Failure) -> None:
-        if self._is_gone or failure.check(CancelledError):
-            return
-        self.log.failure("a WebSocket could not be handed on", failure)
-        self._request.broken()
+class Upgrading(HandedOn):
+    """A request that asks to become a WebSocket, until it is one, or goes on as an ordinary one. It has no
+    body."""
 
     async def _run(self) -> None:
         tried: list[str] = []
