@@ -7,7 +7,8 @@ fault, and lies in wait from its begin to its end.
 from __future__ import annotations
 
 import random
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 from attrs import frozen
 
@@ -74,6 +75,37 @@ class ElectionAmbush:
             host.resume()
 
 
+class _Ambush(Protocol):
+    """A fault that waits until a replica's stage changes from `before` (None: it was not there)."""
+
+    def is_it(self, before: str | None, after: str) -> bool: ...
+
+    def strike(self, cluster: Cluster, host: Host, member: Member) -> None: ...
+
+
+def _lie_in_wait(ambush: _Ambush, cluster: Cluster, stage_of: Callable[[Member], str]) -> None:
+    """Let an ambush strike once, at the first change of any replica's stage that it waits for."""
+    known = {
+        (host.name, tablet): stage_of(member)
+        for host in cluster.storages
+        for tablet, member in members_of(host).items()
+    }
+
+    def observe(process: Process) -> None:
+        host = process.host
+        if process.dead:
+            return
+        for tablet, member in members_of(host).items():
+            before, stage = known.get((host.name, tablet)), stage_of(member)
+            known[host.name, tablet] = stage
+            if stage != before and ambush.is_it(before, stage):
+                cluster.world.observers.pop(ambush, None)
+                ambush.strike(cluster, host, member)
+                return
+
+    cluster.world.observers[ambush] = observe
+
+
 # Moments at which a storage server may be struck.
 Moment = Literal["takes over", "serves", "learns", "joins"]
 
@@ -91,27 +123,20 @@ class ReplicaAmbush:
     back_in_s: float
 
     def begin(self, cluster: Cluster) -> None:
-        known = {
-            (host.name, tablet): _stage(member)
-            for host in cluster.storages
-            for tablet, member in members_of(host).items()
-        }
+        _lie_in_wait(self, cluster, _stage)
 
-        def observe(process: Process) -> None:
-            host = process.host
-            if process.dead:
-                return
-            for tablet, member in members_of(host).items():
-                before, stage = known.get((host.name, tablet)), _stage(member)
-                known[host.name, tablet] = stage
-                if stage != before and _is(self.moment, before, stage):
-                    self._strike(cluster, host, member)
-                    return
+    def is_it(self, before: str | None, after: str) -> bool:
+        """See `_Ambush`."""
+        if self.moment == "takes over":
+            return after == "taking over"
+        if self.moment == "serves":
+            return after == "primary"
+        if self.moment == "learns":
+            return after == "learner" and before is not None
+        return before == "learner" and after == "secondary"
 
-        cluster.world.observers[self] = observe
-
-    def _strike(self, cluster: Cluster, host: Host, member: Member) -> None:
-        cluster.world.observers.pop(self, None)
+    def strike(self, cluster: Cluster, host: Host, member: Member) -> None:
+        """See `_Ambush`."""
         config = member.replica.config
         victim = config.primary if self.primary and config is not None else host.name
         cluster.world.hosts[victim].kill(self.power, back_in_s=self.back_in_s)
@@ -122,16 +147,6 @@ class ReplicaAmbush:
 
 def _stage(member: Member) -> str:
     return member.replica.role
-
-
-def _is(moment: Moment, before: str | None, after: str) -> bool:
-    if moment == "takes over":
-        return after == "taking over"
-    if moment == "serves":
-        return after == "primary"
-    if moment == "learns":
-        return after == "learner" and before is not None
-    return before == "learner" and after == "secondary"
 
 
 # Moments of a split: its entry is in the primary's log; it is committed there, or at another member; a
@@ -159,32 +174,16 @@ class SplitAmbush:
     after: int
 
     def begin(self, cluster: Cluster) -> None:
-        known = {
-            (host.name, tablet): _split_stage(member)
-            for host in cluster.storages
-            for tablet, member in members_of(host).items()
-        }
+        _lie_in_wait(self, cluster, _split_stage)
 
-        def observe(process: Process) -> None:
-            host = process.host
-            if process.dead:
-                return
-            for tablet, member in members_of(host).items():
-                before, stage = known.get((host.name, tablet)), _split_stage(member)
-                known[host.name, tablet] = stage
-                if stage != before and self._is_it(before, stage):
-                    self._strike(cluster, host, member)
-                    return
-
-        cluster.world.observers[self] = observe
-
-    def _is_it(self, before: str | None, after: str) -> bool:
+    def is_it(self, before: str | None, after: str) -> bool:
+        """See `_Ambush`."""
         if self.moment == "is cut":
             return before is None and after == "half"
         return after == self.moment
 
-    def _strike(self, cluster: Cluster, host: Host, member: Member) -> None:
-        cluster.world.observers.pop(self, None)
+    def strike(self, cluster: Cluster, host: Host, member: Member) -> None:
+        """See `_Ambush`."""
         for victim in self._victims(cluster, host, member):
             blow = self._blow(cluster, victim)
             cluster.world.trace.fact(victim, f"is struck as a tablet {self.moment}: {self.blow}")
