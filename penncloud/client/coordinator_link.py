@@ -153,9 +153,8 @@ class CoordinatorDirectory:
 
     async def set_enabled(self, node_id: str, enabled: bool) -> None:
         """See `Directory`; raises NoSuchNode, and Refused for a server that is no http server."""
-        request = self._environment.entropy(12).hex()
         try:
-            await self._ask(EnableNode(node_id, enabled, request), Enabled)
+            await self._ask(EnableNode(node_id, enabled, self._new_request()), Enabled)
         except Refusal as refusal:
             if refusal.code == "NO_SUCH_NODE":
                 raise NoSuchNode(refusal.text) from refusal
@@ -181,17 +180,22 @@ class CoordinatorDirectory:
 
         Raises Refused (there would be too few others), Unavailable.
         """
-        await self._change(DrainServer(node_id, draining), ServerChanged)
+        await self._change(DrainServer(node_id, draining, self._new_request()), ServerChanged)
 
     async def remove_server(self, node_id: str, accept_data_loss: bool = False) -> None:
         """Forget a storage server that does not run any more. Raises Refused (it holds tablets, or
         runs), Unavailable."""
-        await self._change(RemoveServer(node_id, accept_data_loss), ServerChanged)
+        call = RemoveServer(node_id, accept_data_loss, self._new_request())
+        await self._change(call, ServerChanged)
 
     async def force_primary(self, tablet: int, node_id: str) -> None:
         """Make a storage server a tablet's primary and only member, with what it has: what others had
         more is lost. Raises Refused, Unavailable."""
         await self._change(ForceTablet(tablet, node_id), ServerChanged)
+
+    def _new_request(self) -> str:
+        """A name for what is wanted now, in all attempts."""
+        return self._environment.entropy(12).hex()
 
     async def _change(
         self, message: msgspec.Struct, answer: type[msgspec.Struct] = GroupChanged

@@ -45,18 +45,21 @@ class Administration:
 
     async def _drain(self, connection: RpcProtocol, call: DrainServer) -> ServerChanged:
         now = self._environment.now()
-        return await self._decide(DrainNode(now, call.id, call.draining, self._copies))
+        command = DrainNode(now, call.id, call.draining, self._copies, call.request)
+        return await self._decide(command)
 
     async def _remove(self, connection: RpcProtocol, call: RemoveServer) -> ServerChanged:
         await decided(self._decisions.read_barrier())
-        if self._members.detector.state(call.id) != "dead":
-            raise Refusal("STILL_RUNS", f"{call.id} still runs, or was heard of just now: stop it")
         state = self._decisions.machine.state
+        repeated = call.request in state.requests
+        if not repeated and self._members.detector.state(call.id) != "dead":
+            raise Refusal("STILL_RUNS", f"{call.id} still runs, or was heard of just now: stop it")
         last = [t for t in state.tablets.values() if t.members == [call.id]]
         instead = {}
         if call.accept_data_loss:
             instead = {tablet.id: self._instead(tablet, call.id) for tablet in last}
-        command = ForgetNode(self._environment.now(), call.id, call.accept_data_loss, instead)
+        now = self._environment.now()
+        command = ForgetNode(now, call.id, call.accept_data_loss, instead, call.request)
         return await self._decide(command)
 
     def _instead(self, tablet: TabletRecord, gone: str) -> str:

@@ -63,7 +63,8 @@ class ForgetCoordinator(msgspec.Struct, tag="forget-coordinator", frozen=True):
 
 
 class SetEnabled(msgspec.Struct, tag="set-enabled", frozen=True):
-    """`request` names the wish of an administrator: one that was sent again is not carried out again."""
+    """`request` names the wish of an administrator: one that was sent again has the same result, and is not
+    carried out again."""
 
     at: float
     id: str
@@ -143,22 +144,25 @@ class SplitTablet(msgspec.Struct, tag="split-tablet", frozen=True):
 
 class DrainNode(msgspec.Struct, tag="drain-node", frozen=True):
     """A storage server gives its tablets away, or may hold tablets again. At least `keep` others must not
-    be drained, so that the tablets have somewhere to go."""
+    be drained, so that the tablets have somewhere to go. `request` as in SetEnabled."""
 
     at: float
     id: str
     draining: bool
     keep: int
+    request: str = ""
 
 
 class ForgetNode(msgspec.Struct, tag="forget-node", frozen=True):
     """A storage server is gone for good. While it is a member of tablets only with `accept_data_loss`;
-    for those whose only member it is, `instead` says who goes on, with what it has or with nothing."""
+    for those whose only member it is, `instead` says who goes on, with what it has or with nothing.
+    `request` as in SetEnabled."""
 
     at: float
     id: str
     accept_data_loss: bool = False
     instead: dict[int, str] = {}
+    request: str = ""
 
 
 class ForcePrimary(msgspec.Struct, tag="force-primary", frozen=True):

@@ -78,7 +78,8 @@ class ViewCluster(msgspec.Struct, tag="view-cluster", frozen=True):
 class EnableNode(msgspec.Struct, tag="enable-node", frozen=True):
     """Call, answered with Enabled once it is durable. Refusals: NO_SUCH_NODE, WRONG_ROLE.
 
-    `request` is the same in every repetition, and no other's: it is carried out once.
+    `request` is the same in every repetition, and no other's: it is carried out once, and all have one
+    answer.
     """
 
     id: str
@@ -135,10 +136,12 @@ class DrainServer(msgspec.Struct, tag="drain-server", frozen=True):
     with ServerChanged once that is decided: the tablets then move by and by.
 
     Refusals: NO_SUCH_NODE, WRONG_ROLE, TOO_FEW (other storage servers for as many copies as there shall be).
+    `request` as in EnableNode.
     """
 
     id: str
     draining: bool
+    request: str = ""
 
 
 class RemoveServer(msgspec.Struct, tag="remove-server", frozen=True):
@@ -146,10 +149,12 @@ class RemoveServer(msgspec.Struct, tag="remove-server", frozen=True):
 
     Refusals: NO_SUCH_NODE, WRONG_ROLE, STILL_RUNS, HOLDS_TABLETS (unless `accept_data_loss`: the copies
     are given up, and a tablet whose only copy it was begins anew), LAST_COPY (nobody could begin it).
+    `request` as in EnableNode.
     """
 
     id: str
     accept_data_loss: bool = False
+    request: str = ""
 
 
 class ForceTablet(msgspec.Struct, tag="force-tablet", frozen=True):

@@ -7,6 +7,7 @@ newer ones are refused.
     format  added
     1       (no `format` field) servers, tablets, audit trail, requests
     2       replicas: incarnation, learners, leaving; draining servers; reserved ids; splits
+    3       refused: which of the requests were, and why
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from penncloud.coordinator.commands import TabletRecord
+from penncloud.coordinator.commands import Rejected, TabletRecord
 from penncloud.platform.errors import PennCloudError
 from penncloud.rpc.registration import Identity
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 # Of the audit trail the latest entries are kept.
 MAX_AUDIT_ENTRIES: Final = 1000
 
@@ -64,8 +65,9 @@ class State(msgspec.Struct):
     nodes: dict[str, NodeRecord] = {}
     tablets: dict[int, TabletRecord] = {}
     audit: list[AuditEntry] = []
-    # Changes by administrators that were carried out, by their request; the oldest first.
-    requests: dict[str, None] = {}
+    # What became of changes by administrators, by their request: None where it was carried out; the
+    # oldest first.
+    requests: dict[str, Rejected | None] = {}
     next_tablet: int = 1
     # By the id of the tablet that was split; never more than there are tablets.
     splits: dict[int, SplitRecord] = {}
@@ -106,6 +108,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
     format: int = 1
     next_tablet: int = 0
     splits: list[SplitRecord] = []
+    refused: dict[str, Rejected] = {}
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -125,6 +128,7 @@ def encode_state(state: State) -> bytes:
         FORMAT,
         state.next_tablet,
         [state.splits[number] for number in sorted(state.splits)],
+        {request: result for request, result in state.requests.items() if result is not None},
     )
     return _ENCODER.encode(snapshot)
 
@@ -146,7 +150,7 @@ def decode_state(snapshot: bytes) -> State:
         {record.node.id: record for record in found.nodes},
         {record.id: record for record in found.tablets},
         found.audit,
-        dict.fromkeys(found.requests),
+        {request: found.refused.get(request) for request in found.requests},
         found.next_tablet or max((record.id for record in found.tablets), default=0) + 1,
         {record.id: record for record in found.splits},
     )

@@ -10,6 +10,10 @@ Theory of operation
     A tablet's `epoch` grows by one with each change of its primary or members, and a change names the
     epoch it was decided for (`expect`): of two that race, one applies and the other is rejected. Learners
     and those that are to leave are wishes: naming them does not touch the epoch.
+
+    What an administrator wants has a `request`, the same in each repetition. What became of the first one
+    that is applied is remembered, be it that it was rejected: whoever asked has that answer, and a
+    repetition that comes late must not do what was answered with no, or what was taken back since.
 """
 
 from __future__ import annotations
@@ -68,6 +72,8 @@ class StateMachine:
             BeginTerm: self._begin_term,
             RegisterNode: self._register_node,
             ForgetCoordinator: self._forget_coordinator,
+        }
+        self._apply_once: dict[type[Any], Callable[[Any], Result]] = {
             SetEnabled: self._set_enabled,
             DrainNode: self._drain_node,
             ForgetNode: self._forget_node,
@@ -77,7 +83,20 @@ class StateMachine:
         about_tablets = _TABLETS.get(type(command))
         if about_tablets is not None:
             return about_tablets(self.state, command)
+        if isinstance(command, SetEnabled | DrainNode | ForgetNode):
+            return self._once(command)
         return self._apply[type(command)](command)
+
+    def _once(self, command: SetEnabled | DrainNode | ForgetNode) -> Result:
+        request, requests = command.request, self.state.requests
+        if request in requests:
+            return requests[request] or Applied()
+        result = self._apply_once[type(command)](command)
+        if request:
+            requests[request] = result if isinstance(result, Rejected) else None
+            if len(requests) > MAX_REQUESTS:
+                del requests[next(iter(requests))]
+        return result
 
     def snapshot(self) -> bytes:
         """The whole state; equal states give equal bytes."""
@@ -140,13 +159,6 @@ class StateMachine:
             return Rejected("NO_SUCH_NODE", f"there is no server {command.id}")
         if known.node.role != "http":
             return Rejected("WRONG_ROLE", f"{command.id} is no http server: it is given no clients")
-        requests = self.state.requests
-        if command.request:
-            if command.request in requests:
-                return Applied()
-            requests[command.request] = None
-            if len(requests) > MAX_REQUESTS:
-                del requests[next(iter(requests))]
         change: dict[str, Any] = {"enabled": command.enabled}
         self.state.nodes[command.id] = msgspec.structs.replace(known, **change)
         self.state.note(command.at, f"{command.id} {'enabled' if command.enabled else 'disabled'}")

@@ -47,6 +47,7 @@ _epochs = st.integers(0, 4)
 _incarnations = st.integers(0, 3)
 _times = st.floats(min_value=0, max_value=2e9)
 _ids = st.sampled_from(["storage-1", "storage-2", "storage-3", "http-1", "http-2"])
+_requests = st.sampled_from(["", "", "request-1", "request-2"])
 _roles: st.SearchStrategy[RoleName] = st.sampled_from(["storage", "http"])
 _identities = st.builds(
     Identity, _roles, _ids, st.just("127.0.0.1"), st.integers(1, 65535), st.integers(1, 99)
@@ -65,7 +66,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(BeginTerm, _times, st.just("coordinator-1"), st.integers(1, 9)),
     st.builds(RegisterNode, _times, _identities, st.integers(0, 5)),
     st.builds(ForgetCoordinator, _times, _ids),
-    st.builds(SetEnabled, _times, _ids, st.booleans()),
+    st.builds(SetEnabled, _times, _ids, st.booleans(), _requests),
     st.builds(TakeTablets, _times, _ids, st.lists(st.integers(1, 3), max_size=3)),
     st.builds(CreateTablets, _times, st.lists(_records, max_size=3) | st.just(TWO_TABLETS)),
     st.builds(Configure, _times, _tablets, _epochs, _ids | st.just(""), st.lists(_ids, max_size=2)),
@@ -100,7 +101,14 @@ commands: st.SearchStrategy[Command] = st.one_of(
         st.integers(1, 8),
         st.integers(1, 8),
     ),
-    st.builds(DrainNode, _times, _ids, st.booleans(), st.integers(0, 2)),
-    st.builds(ForgetNode, _times, _ids, st.booleans(), st.dictionaries(_tablets, _ids, max_size=2)),
+    st.builds(DrainNode, _times, _ids, st.booleans(), st.integers(0, 2), _requests),
+    st.builds(
+        ForgetNode,
+        _times,
+        _ids,
+        st.booleans(),
+        st.dictionaries(_tablets, _ids, max_size=2),
+        _requests,
+    ),
     st.builds(ForcePrimary, _times, _tablets, _epochs, _ids, _incarnations),
 )

@@ -13,6 +13,8 @@ from penncloud.coordinator.commands import (
     Command,
     Configure,
     CreateTablets,
+    DrainNode,
+    ForgetNode,
     RegisterNode,
     Rejected,
     Reserved,
@@ -26,6 +28,9 @@ from penncloud.coordinator.records import FORMAT, MAX_AUDIT_ENTRIES, NewerState
 from penncloud.coordinator.state import MAX_REQUESTS, StateMachine
 from penncloud.rpc.registration import Identity
 from tests.coordinator.commands import FOUNDING, HTTP_1, STORAGE_1, STORAGE_2, TWO_TABLETS, commands
+
+HTTP_2 = msgspec.structs.replace(HTTP_1, id="http-2", port=8082)
+STORAGE_3 = msgspec.structs.replace(STORAGE_2, id="storage-3", port=8703)
 
 
 def machine(*more: Command) -> StateMachine:
@@ -94,7 +99,12 @@ class ReplayTests(SynchronousTestCase):
             tablets, version = dict(subject.state.tablets), subject.state.map_version
             result = subject.apply(command)
             if isinstance(result, Rejected):
-                self.assertEqual(subject.snapshot(), before)
+                rejected, after = StateMachine(), StateMachine()
+                rejected.restore(before)
+                after.restore(subject.snapshot())
+                # But that it was, where that is to be remembered.
+                rejected.state.requests = after.state.requests
+                self.assertEqual(after.snapshot(), rejected.snapshot())
             for number, tablet in subject.state.tablets.items():
                 old = tablets.get(number, tablet)
                 grows = _configuration(tablet) != _configuration(old)
@@ -143,11 +153,11 @@ class FormatTests(SynchronousTestCase):
     def test_this_format(self) -> None:
         """The names and the order of the snapshot's fields stay."""
         document = msgspec.msgpack.decode(machine().snapshot())
-        fields = "term map_version nodes tablets audit requests format next_tablet splits"
+        fields = "term map_version nodes tablets audit requests format next_tablet splits refused"
         self.assertEqual(" ".join(document), fields)
         record = "id lo hi epoch primary members taken incarnation learners leaving"
         self.assertEqual(" ".join(document["tablets"][0]), record)
-        self.assertEqual(document["format"], 2)
+        self.assertEqual(document["format"], 3)
 
 
 class CommandTests(SynchronousTestCase):
@@ -222,6 +232,46 @@ class CommandTests(SynchronousTestCase):
             late = each.apply(SetEnabled(11.0, "http-1", False, "request-1"))
             self.assertIsInstance(late, Applied)
             self.assertTrue(each.state.nodes["http-1"].enabled)
+
+    def test_refused_once_is_refused(self) -> None:
+        """Who was told no can rely on it: an earlier attempt that comes late has the same answer."""
+        subject = machine()
+        refused = subject.apply(SetEnabled(9.0, "http-2", False, "request-1"))
+        self._rejected(refused, "NO_SUCH_NODE")
+        self._rejected(subject.apply(DrainNode(9.0, "storage-2", True, 2, "request-2")), "TOO_FEW")
+        self._rejected(
+            subject.apply(ForgetNode(9.0, "storage-2", request="request-3")), "HOLDS_TABLETS"
+        )
+        for server in (HTTP_2, STORAGE_3):
+            subject.apply(RegisterNode(10.0, server, 9))
+        subject.apply(ForgetNode(10.0, "storage-2", True, {2: "storage-1"}))
+        restored = StateMachine()
+        restored.restore(subject.snapshot())
+        for each in (subject, restored):
+            late = each.apply(SetEnabled(11.0, "http-2", False, "request-1"))
+            self.assertEqual(late, refused)
+            self.assertTrue(each.state.nodes["http-2"].enabled)
+            self._rejected(
+                each.apply(DrainNode(11.0, "storage-3", True, 1, "request-2")), "TOO_FEW"
+            )
+            self._rejected(
+                each.apply(ForgetNode(11.0, "storage-3", request="request-3")), "HOLDS_TABLETS"
+            )
+            self.assertEqual(each.snapshot(), subject.snapshot())
+
+    def test_what_is_asked_again(self) -> None:
+        """A repetition of what was carried out is told so, though now it would be refused."""
+        subject = machine()
+        gone = ForgetNode(9.0, "storage-2", True, {2: "storage-1"}, "request-1")
+        for _ in range(2):
+            self.assertIsInstance(subject.apply(gone), Applied)
+        # One that was taken back since is not done again.
+        subject.apply(RegisterNode(10.0, STORAGE_3, 9))
+        drain = DrainNode(10.0, "storage-3", True, 1, "request-2")
+        subject.apply(drain)
+        subject.apply(DrainNode(11.0, "storage-3", False, 1, "request-3"))
+        self.assertIsInstance(subject.apply(drain), Applied)
+        self.assertFalse(subject.state.nodes["storage-3"].draining)
 
     def test_remembered_requests_are_bounded(self) -> None:
         """The oldest requests are forgotten."""
