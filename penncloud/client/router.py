@@ -5,7 +5,8 @@ Theory of operation
     without a primary make the map be asked for again; `-BUSY`, `-UNKNOWN` and silence are waited out
     with growing pauses. A server that is silent may be one that nobody reaches any more: meanwhile the
     coordinators are asked, and once they name another primary the attempt is given up, long before the
-    connection is. A mutation keeps one request id (`lanes`) through all its attempts, so that it
+    connection is. A server that finds its copy damaged lets another one lead if one can: for that, too, there
+    is a while. A mutation keeps one request id (`lanes`) through all its attempts, so that it
     is executed once. At the deadline the caller gets `Unavailable`: for a mutation the outcome is then
     unknown, and only the same request id could tell, which is gone; services that need to know read.
 """
@@ -78,6 +79,8 @@ FIRST_PAUSE_S = 0.01
 LAST_PAUSE_S = 0.5
 # An attempt without an answer for so long has the coordinators asked whether the tablet is elsewhere.
 DOUBT_S = 0.5
+# So long another server is waited for that has what the first one found damaged: longer than a takeover.
+DAMAGED_S = 3.0
 # Connections to one server. Two, so that a large value does not hold up everything behind it.
 CONNECTIONS = 2
 
@@ -235,6 +238,7 @@ class RoutedTable:
         deadline = self._reactor.seconds() + allowed_s
         pause_s = FIRST_PAUSE_S
         trouble = "the store did not answer"
+        damaged_until: float | None = None
         while True:
             remaining_s = deadline - self._reactor.seconds()
             if remaining_s <= 0:
@@ -258,6 +262,14 @@ class RoutedTable:
                     wait_s = reply.retry_ms / 1000
                 elif isinstance(reply, Unknown):
                     trouble = "the outcome is unknown"
+                elif isinstance(reply, Error) and reply.code == "DAMAGED":
+                    trouble = "the tablet is damaged"
+                    now = self._reactor.seconds()
+                    if damaged_until is None:
+                        damaged_until = now + DAMAGED_S
+                    elif now >= damaged_until:
+                        return reply
+                    self._locator.report_wrong()
                 else:
                     return reply
             jittered_s = pause_s * (1 - self._environment.random.random() / 2)

@@ -258,6 +258,11 @@ class Engine:
         """
         return self._store.tablet(tablet).damage
 
+    @property
+    def scrubs(self) -> int:
+        """How often all files have been checked since the start."""
+        return self._scrubber.rounds
+
     def on_damage(self, told: Callable[[int, str], None]) -> None:
         """Call `told(tablet, reason)` whenever damage is found, in the turn that finds it."""
         self._store.on_damage = told

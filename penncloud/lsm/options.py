@@ -30,6 +30,8 @@ class EngineOptions:
     aside_bytes: int = 256 * MIB
     # Read in the background to find damage, in bytes a second; 0: never.
     scrub_bytes_per_s: int = 0
+    # The rest between two rounds of that, and before the first one.
+    scrub_rest_s: float = 600.0
 
     @property
     def log_bytes(self) -> int:

@@ -21,9 +21,8 @@ from penncloud.lsm.store import Store, read_blob
 from penncloud.lsm.table import Table
 from penncloud.platform.errors import PennCloudError
 
-# Read in one go, and the rest between two rounds.
+# Read in one go.
 _PIECE_BYTES: Final = 64 * 1024
-REST_S: Final = 600.0
 
 
 class Scrubber:
@@ -43,7 +42,7 @@ class Scrubber:
     def start(self) -> None:
         """Begin with a rest: a start has enough to do."""
         if self._store.options.scrub_bytes_per_s:
-            self._call = self._store.clock.callLater(REST_S, self._begin)
+            self._begin_later()
 
     def close(self) -> None:
         """Stop, in the middle of a round if need be."""
@@ -55,6 +54,10 @@ class Scrubber:
         if pause is not None:
             pause.callback(None)
 
+    def _begin_later(self) -> None:
+        options = self._store.options
+        self._call = self._store.clock.callLater(options.scrub_rest_s, self._begin)
+
     def _begin(self) -> None:
         self._call = None
         Deferred.fromCoroutine(self._round()).addBoth(self._ended)
@@ -64,7 +67,7 @@ class Scrubber:
             self._log.failure("the scrub", result)
         if not self._closed:
             self.rounds += 1
-            self._call = self._store.clock.callLater(REST_S, self._begin)
+            self._begin_later()
 
     async def _round(self) -> None:
         store = self._store

@@ -129,6 +129,8 @@ class Storage(Role, frozen=True, kw_only=True):
     aside_bytes: int = 256 * 1024 * 1024
     # Files are read to check them, in bytes a second; 0: never. 50 GB take about three hours by default.
     scrub_bytes_per_s: int = 4 * 1024 * 1024
+    # Seconds between the end of one such check of all files and the begin of the next.
+    scrub_rest_s: float = 600.0
     # Requests of one connection that may be under way; more are not read until some are answered.
     pipeline_depth: int = 256
 

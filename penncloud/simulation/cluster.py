@@ -45,6 +45,7 @@ class Settings:
     memtable_bytes: int = 64 * 1024
     checkpoint_writes: int = 0
     split_bytes: int = 50_000_000
+    scrub_rest_s: float = 600.0
     # Small tablets are split in all runs, or in about half of them; else in none.
     splits: Literal["never", "sometimes", "always"] = "never"
     replication: Literal["2pc", "async"] = "2pc"
@@ -226,6 +227,7 @@ class Cluster:
                 memtable_bytes=settings.memtable_bytes,
                 checkpoint_writes=settings.checkpoint_writes,
                 split_bytes=settings.split_bytes,
+                scrub_rest_s=settings.scrub_rest_s,
                 pipeline_depth=settings.pipeline_depth,
             )
             return StorageNode(environment, self.configuration, role, CollectorRegistry(), disk)

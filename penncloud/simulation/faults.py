@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from penncloud.coordinator.commands import TabletRecord
 from penncloud.coordinator.node import CoordinatorNode
@@ -20,6 +20,10 @@ from penncloud.simulation.cluster import Cluster, Settings, mail_servers
 from penncloud.simulation.host import Host
 from penncloud.simulation.raft_oracle import raft_of
 from penncloud.simulation.replica_oracle import members_of
+
+# Somebody looks after a server so often, and takes its disk for lost when it has refused so often to start.
+LOOK_S: Final = 1.0
+REFUSALS: Final = 2
 
 
 class Fault(Protocol):
@@ -297,6 +301,42 @@ class Rot:
 
     def end(self, cluster: Cluster) -> None:
         cluster.world.hosts[self.host].start()
+
+
+@frozen
+class Decay:
+    """`Rot` on a storage server's disk, unless it may be the only one that has all.
+
+    Should its program refuse to start with what it finds, somebody puts in an empty disk, as soon as the
+    others have all.
+    """
+
+    at_s: float
+    for_s: float
+    host: str
+    where: float
+
+    def begin(self, cluster: Cluster) -> None:
+        host = cluster.world.hosts[self.host]
+        if not can_be_spared(cluster, host):
+            return
+        host.kill(power=True)
+        path = host.disk.rot(self.where)
+        host.decayed = True
+        cluster.world.trace.fact(self.host, f"has a wrong bit in {path or 'nothing'}")
+
+    def end(self, cluster: Cluster) -> None:
+        host = cluster.world.hosts[self.host]
+        host.start()
+        self._look(cluster, host)
+
+    def _look(self, cluster: Cluster, host: Host) -> None:
+        if host.refusals >= REFUSALS and can_be_spared(cluster, host):
+            host.kill(power=True)
+            host.wipe()
+            host.start()
+        elif host.refusals or not host.serves:
+            cluster.world.timeline.after(LOOK_S, self._look, cluster, host)
 
 
 @frozen
@@ -612,6 +652,21 @@ def wall_jumps(chance: random.Random, who: Who, at_s: float) -> Fault:
 def rot(chance: random.Random, who: Who, at_s: float) -> Fault:
     """Of one coordinator, the same in every fault: of three one may be lost for good."""
     return Rot(at_s, _length(chance), who.coordinators[-1], chance.random())
+
+
+def decays(chance: random.Random, who: Who, at_s: float) -> Fault:
+    """Of one storage server, the same in every fault: what is wrong may long lie there unnoticed."""
+    return Decay(at_s, _length(chance), who.storages[-1], chance.random())
+
+
+def with_one_spared(nemesis: Nemesis) -> Nemesis:
+    """Faults that leave one storage server alone, which has everything all the time."""
+
+    def drawn(chance: random.Random, who: Who, at_s: float) -> Fault:
+        storages = tuple(name for name in who.storages if name != who.storages[1])
+        return nemesis(chance, evolve(who, storages=storages), at_s)
+
+    return drawn
 
 
 def wipes(chance: random.Random, who: Who, at_s: float) -> Fault:

@@ -79,6 +79,11 @@ class Host:
         self.counts = Counts()
         self.process: Process | None = None
         self.node: Node | None = None
+        # Its program has started; and how often it could not since it last did.
+        self.serves = False
+        self.refusals = 0
+        # Something on its disk is wrong: its program rightly says so.
+        self.decayed = False
         self._build = build
         self._full_bytes = capacity_bytes
         self._quality = quality or DiskQuality()
@@ -132,12 +137,19 @@ class Host:
     def _run(self, process: Process, environment: Environment) -> None:
         node = self.node = self._build(environment, self.disk)
         starting = Deferred.fromCoroutine(_coroutine(node.start()))
-        starting.addErrback(self._not_started, process)
+        starting.addCallbacks(
+            self._started, self._not_started, callbackArgs=(process,), errbackArgs=(process,)
+        )
+
+    def _started(self, _: None, process: Process) -> None:
+        if process is self.process:
+            self.serves, self.refusals = True, 0
 
     def _not_started(self, failure: Failure, process: Process) -> None:
         if not failure.check(PennCloudError):
             self.world.internal_error(self.name, failure)
         if process is self.process:
+            self.refusals += 1
             self.world.trace.fact(self.name, "cannot start")
             self.world.trace.note(self.name, failure.getErrorMessage())
             self._ends(RESTART_S)
@@ -167,7 +179,7 @@ class Host:
         self.counts.kills += 1
         self.world.trace.fact(self.name, "loses its power" if power else "is killed")
         process, self.process = self.process, None
-        self.powered = not power
+        self.powered, self.serves = not power, False
         process.kill(power)
         self._past.append((process, self.node))
         self.node = None
@@ -212,6 +224,7 @@ class Host:
     def wipe(self) -> None:
         """Put in an empty disk; the machine has to be off."""
         assert self.process is None
+        self.decayed = False
         self.disk = SimulatedDisk(
             Clock(), self._chance("wiped disk"), self._quality, self._full_bytes
         )

@@ -87,6 +87,9 @@ class ReplicaOracle:
     _lost_before: dict[tuple[str, int], int] = field(factory=dict)
     # What each tablet that comes of a committed split is a half of.
     _halves: dict[int, tuple[int, Split]] = field(factory=dict)
+    # The engine of a host whose disk decays, and how often it had read all its files when it was first
+    # looked at, or last found damage.
+    _scrubs: dict[str, tuple[object, int]] = field(factory=dict)
     # The latest configuration of each tablet that any coordinator has applied.
     _decided: dict[int, TabletRecord] = field(factory=dict)
 
@@ -150,8 +153,9 @@ class ReplicaOracle:
             self._lost_before.setdefault((name, tablet), lost)
             if not member.blank and begun_at < split.version:
                 self._violated(f"{name} begins tablet {tablet} at {begun_at}, before {split}")
-        if member.blank:
-            # Nobody counts it; what it had is gone, and known to be.
+        if member.blank or self._by_name[name].decayed:
+            # Nobody counts it; what it had is gone, and known to be. Or a wrong bit may be taken for an end
+            # of the log that was never synced: its primary notices, and sends what is missing again.
             self._lost_before[name, tablet] = len(chosen)
             return
         lost = self._lost_before.get((name, tablet), 0)
@@ -169,7 +173,9 @@ class ReplicaOracle:
             self._decided[tablet] = record
             chosen = self._history(tablet)
             for name in record.members if chosen else ():
-                self._has_joined(name, tablet, chosen[-1].entry)
+                # A member whose disk decays may have lost its last entries, and not have them again yet.
+                if not self._by_name[name].decayed:
+                    self._has_joined(name, tablet, chosen[-1].entry)
 
     def _has_joined(self, name: str, tablet: int, entry: Any) -> None:
         """A member by the coordinators' word has an entry, unless it has lost its state."""
@@ -245,9 +251,25 @@ class ReplicaOracle:
     # -- the end ---------------------------------------------------------------------------------
 
     def settled(self) -> bool:
-        """Whether every tablet has a serving primary, and all its members have the same."""
+        """Whether every tablet has a serving primary, and all its members have the same.
+
+        Where a disk decays, all of it has to be read first: what is found damaged is fetched again.
+        """
         found = self._groups()
-        return bool(found) and all(self._agree(group) for group in found.values())
+        scrubbed = all(self._is_scrubbed(host) for host in self.hosts if host.decayed)
+        return scrubbed and bool(found) and all(self._agree(group) for group in found.values())
+
+    def _is_scrubbed(self, host: Host) -> bool:
+        """Whether a whole round of the scrub has found nothing since this was first asked."""
+        if not isinstance(host.node, StorageNode):
+            return False
+        engine = host.node.engine
+        damaged = any(engine.damage(tablet) for tablet in members_of(host) if engine.has(tablet))
+        known = self._scrubs.get(host.name)
+        if damaged or known is None or known[0] is not engine:
+            self._scrubs[host.name] = engine, engine.scrubs
+            return False
+        return engine.scrubs >= known[1] + 2
 
     def unsettled(self) -> str:
         """What is missing for that, in words."""

@@ -216,6 +216,30 @@ _SCENARIOS: Final[tuple[Scenario, ...]] = (
         always=(Logs,),
     ),
     ClusterScenario(
+        "decay",
+        "one coordinator, three storage servers; the disk of one decays, another fails, the third holds out",
+        (Registers, Counters, Bank, Appends, Watched),
+        (
+            faults.decays,
+            faults.decays,
+            *map(
+                faults.with_one_spared,
+                (
+                    ambush.checkpoints,
+                    faults.storage_kills,
+                    faults.storage_pauses,
+                    faults.storage_resets,
+                    faults.rolling_kills,
+                    faults.wipes,
+                    faults.power_cuts_in_writes,
+                    faults.restarts,
+                    faults.full_disks,
+                ),
+            ),
+        ),
+        Settings(scrub_rest_s=5.0),
+    ),
+    ClusterScenario(
         "services",
         "web frontends and a mail server at work; people sign up, log in, chat and write mail",
         (Visitors,),

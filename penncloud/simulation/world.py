@@ -96,11 +96,16 @@ class World:
         self.trace.note(who, f"internal error: {failure.getErrorMessage()}")
 
     def _observe(self, event: Any) -> None:
-        who = self._running.host.name if self._running is not None else "-"
+        host = self._running.host if self._running is not None else None
+        who = "-" if host is None else host.name
         failure = event.get("log_failure")
         if failure is not None and not failure.check(*TO_BE_EXPECTED):
             self.errors.append(f"{who}: {formatEvent(event)}\n{failure.getTraceback()}")
-        elif failure is None and event.get("log_level") is LogLevel.critical:
+        elif (
+            failure is None
+            and event.get("log_level") is LogLevel.critical
+            and not (host is not None and host.decayed)
+        ):
             self.errors.append(f"{who}: {formatEvent(event)}")
         if self.trace.keeps and event.get("log_level") is not LogLevel.debug:
             self.trace.note(who, formatEvent(event))

@@ -370,9 +370,10 @@ class Member:
     def tip(self) -> Tip:
         """What the coordinators are told."""
         tip = self.replica.tip
-        damage = self.tablet.damage
-        if not damage and not self.blank:
-            damage = self._around.engine.damage(self.id)
+        engine, damage = self._around.engine, self.tablet.damage
+        # While a fetched checkpoint takes the place of what was here, the engine has neither.
+        if not damage and not self.blank and engine.has(self.id):
+            damage = engine.damage(self.id)
         return Tip(
             self.id,
             tip.entry_cfg,

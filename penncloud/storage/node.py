@@ -27,7 +27,7 @@ from penncloud.rpc.protocol import Hooks
 from penncloud.rpc.registration import Assign, Registration, identity, new_incarnation
 from penncloud.rpc.server import RpcServerFactory
 from penncloud.rpc.switch import SwitchFactory
-from penncloud.storage.assignment import Assignment, BadAssignment
+from penncloud.storage.assignment import Assignment
 from penncloud.storage.backup import BackupServer, WriteGate
 from penncloud.storage.backup_messages import HeldTablet
 from penncloud.storage.checkpoints import Copies
@@ -54,7 +54,6 @@ _UNUSABLE: Final = (
     StoreDamaged,
     NewerFormat,
     CorruptTable,
-    BadAssignment,
     BadStandings,
     DiskError,
 )
@@ -303,6 +302,7 @@ def _engine_options(role: config.Storage) -> EngineOptions:
         block_cache_bytes=role.block_cache_bytes,
         aside_bytes=role.aside_bytes,
         scrub_bytes_per_s=role.scrub_bytes_per_s,
+        scrub_rest_s=role.scrub_rest_s,
     )
 
 
@@ -317,6 +317,7 @@ def _check(role: config.Storage) -> None:
         ("quarantine_bytes", 0),
         ("aside_bytes", 0),
         ("scrub_bytes_per_s", 0),
+        ("scrub_rest_s", 1),
         ("split_bytes", 64 * 1024),
     ):
         if getattr(role, key) < least:

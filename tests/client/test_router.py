@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from penncloud.client import router
 from penncloud.client.connection import SILENCE_S
 from penncloud.client.router import RoutedTable
 from penncloud.client.table import Refused, Table, Unavailable
@@ -18,6 +19,7 @@ from penncloud.platform.config import Cluster
 from penncloud.platform.environment import Environment
 from penncloud.wire.messages import (
     Busy,
+    Error,
     Map,
     Moved,
     Put,
@@ -159,6 +161,21 @@ class RetryTests(_Served):
     async def test_unknown(self) -> None:
         """-UNKNOWN: asked again with the same id."""
         await self._put_survives(Unknown())
+
+    @deferred
+    async def test_damaged(self) -> None:
+        """-ERR;DAMAGED: a server whose copy is sound soon leads instead; the map is asked for again."""
+        await self._put_survives(Error("DAMAGED", "no such block"))
+        self.assertGreater(self.server.maps_asked, 1)
+
+    @deferred
+    async def test_damaged_for_good(self) -> None:
+        """Where nobody has it any more, that is said, long before the deadline."""
+        self.patch(router, "DAMAGED_S", 0.01)
+        table = self.serve()
+        self.server.script = lambda request: Error("DAMAGED", "no such block")
+        refused = await raised(Refused, table.get(b"r", b"c"))
+        self.assertEqual(refused.code, "DAMAGED")
 
     @deferred
     async def test_moved(self) -> None:

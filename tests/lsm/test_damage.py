@@ -11,14 +11,15 @@ from penncloud.lsm import tool
 from penncloud.lsm.aside import ASIDE, names_of, read_aside, size_of
 from penncloud.lsm.errors import TabletDamaged
 from penncloud.lsm.keys import HASH_SPACE
-from penncloud.lsm.scrub import REST_S
 from penncloud.platform.errors import DiskFull
 from penncloud.platform.memory_disk import Fault
 from tests.lsm.machine import SMALL, Machine, put
 
+_REST_S = 60.0
 _OPTIONS = evolve(
     SMALL,
     scrub_bytes_per_s=1000,
+    scrub_rest_s=_REST_S,
     memtable_bytes=200_000,
     aside_bytes=20_000,
     block_cache_bytes=10_000_000,
@@ -51,11 +52,11 @@ class DamageTests(SynchronousTestCase):
         """A block that nobody reads is found within a round, at the rate that was set, and told once."""
         machine = self.machine
         self._flip(2)
-        machine.settle(REST_S + 2)
+        machine.settle(_REST_S + 2)
         self.assertEqual(self.told, [])
-        machine.settle(3 * REST_S)
+        machine.settle(3 * _REST_S)
         self.assertEqual([tablet for tablet, _why in self.told], [2])
-        self.assertGreater(machine.engine._scrubber.rounds, 1)
+        self.assertGreater(machine.engine.scrubs, 1)
         self.assertIn("checksum", machine.engine.damage(2))
         self.assertEqual(machine.engine.damage(1), "")
 
@@ -86,14 +87,14 @@ class DamageTests(SynchronousTestCase):
                 self.assertIsNotNone(self.machine.engine.get(2, b"row%d" % number, b"c"))
             if not flipped:
                 self._flip(2)
-        self.machine.settle(3 * REST_S)
+        self.machine.settle(3 * _REST_S)
         self.assertEqual([tablet for tablet, _why in self.told], [2])
 
     def test_scrub_tells_every_half_of_a_split(self) -> None:
         """Siblings share a file and so its damage."""
         self.machine.run(self.machine.engine.split_tablet(2, HASH_SPACE // 2, 3, 4))
         self._flip(3)
-        self.machine.settle(3 * REST_S)
+        self.machine.settle(3 * _REST_S)
         self.assertEqual(sorted(tablet for tablet, _why in self.told), [3, 4])
 
     def test_scrub_renews_a_blob(self) -> None:
@@ -101,14 +102,14 @@ class DamageTests(SynchronousTestCase):
         machine = self.machine
         number = machine.engine.checkpoint_of(1).meta
         machine.disk.flip_bit(f"lsm/tables/{number:08x}.meta", 8 * 22)
-        machine.settle(3 * REST_S)
+        machine.settle(3 * _REST_S)
         self.assertNotEqual(machine.engine.checkpoint_of(1).meta, number)
         self.assertEqual(self.told, [])
         self.assertEqual(machine.reopen(crash=True)[1].meta, b"blob")
 
     def test_scrub_ends(self) -> None:
         """A stop in the middle of a round leaves nothing behind, and no rate means no scrub."""
-        self.machine.settle(REST_S + 1)
+        self.machine.settle(_REST_S + 1)
         self.machine.run(self.machine.engine.close())
         self.machine.settle(1)
         self.assertEqual(self.machine.clock.getDelayedCalls(), [])

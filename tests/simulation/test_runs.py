@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from penncloud.simulation import scenario as runs
@@ -47,7 +48,7 @@ class RepeatabilityTests(RunCase):
 class SeedTests(RunCase):
     """The cluster keeps its promises."""
 
-    def clean(self, scenario: str, seeds: range) -> None:
+    def clean(self, scenario: str, seeds: Iterable[int]) -> None:
         answered = troubles = 0.0
         for seed in seeds:
             result = self.play(scenario, seed)
@@ -111,6 +112,19 @@ class SeedTests(RunCase):
     def test_coordinators(self) -> None:
         """Three coordinators die, stop and are cut off; one may lose its data."""
         self.clean("coordinators", range(12, 15))
+
+    def test_an_attempt_that_comes_late(self) -> None:
+        """A frontend was unknown, so it was not disabled: nor by an earlier attempt, once it is known."""
+        result = self.play("elections", 800378, limits=runs.Limits(1, 2.62))
+        self.assertEqual(result.violations, [])
+
+    def test_decay(self) -> None:
+        """Wrong bits on one server's disk: what is damaged is fetched again, and nothing is lost."""
+        self.clean("decay", (2, 12))
+
+    def test_asked_while_it_fetches(self) -> None:
+        """A server is asked how it stands while a checkpoint takes the place of a copy that was damaged."""
+        self.assertEqual(self.play("decay", 127).violations, [])
 
     def test_elections(self) -> None:
         """Voters die as soon as they have voted."""

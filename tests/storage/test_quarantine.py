@@ -99,4 +99,4 @@ class QuarantineTests(SynchronousTestCase):
     def test_no_such_file(self) -> None:
         """A name that is none of the quarantine's is not looked for elsewhere."""
         with self.assertRaises(FileNotFoundError):
-            kept_entries(self.disk, "../assignment.json")
+            kept_entries(self.disk, "../assignment")
