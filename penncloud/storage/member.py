@@ -47,6 +47,9 @@ _LOOK_S: Final = 0.002
 # Why a tablet cannot be used that the data directory should hold and does not.
 LOST: Final = "its files are gone from the data directory of this server, which had them"
 # Why entries are put into quarantine.
+_DROPPED: Final = (
+    "this server has no part in the tablet any more, and does not know that they were committed"
+)
 _DIVERGED: Final = "they were never committed, and the primary of configuration {cfg} has others"
 
 
@@ -182,6 +185,18 @@ class Member:
         self.tablet.commit_split(split)
         place = split.version, split.entry_cfg
         return await around.engine.split_tablet(self.id, split.at, split.low, split.high, place)
+
+    async def keep_answered(self) -> None:
+        """Before the tablet is dropped: keep what was answered early and may be nowhere else.
+
+        Raises DiskError.
+        """
+        replica, kept = self.replica, 0
+        # Until it hears of its successor a primary goes on, at most as far as others may lag behind.
+        while replica.answers_early and not self.blank and kept < replica.stable:
+            kept = replica.stable
+            tail: Any = replica.entries(replica.committed, kept)
+            await self._around.quarantine.keep(self.id, tail, _DROPPED)
 
     def end(self) -> None:
         """Nothing more comes of this replica, unless it begins anew."""

@@ -209,6 +209,10 @@ class Replicas:
         """Forget tablets that nobody needs here any more, durably. Raises DiskError."""
         for number in numbers:
             member = self.members.get(number)
+            if member is not None and member.assignment is None:
+                await member.keep_answered()
+            if member is not self.members.get(number):
+                continue  # the next assignment says it again
             if member is not None and member.assignment is not None:
                 continue
             if member is not None:

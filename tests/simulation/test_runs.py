@@ -97,6 +97,10 @@ class SeedTests(RunCase):
         self.patch(runs, "kept_cuts", lambda _disk: [])
         self.assertIn("in no quarantine", " ".join(self.play("async", 3).violations))
 
+    def test_answered_early_and_dropped(self) -> None:
+        """A primary alone with what it answered is removed, and its tablet is split and dropped."""
+        self.assertEqual(self.play("async", 800826).violations, [])
+
     def test_strangers(self) -> None:
         """Nobody is shown by an old primary what a new one has changed."""
         self.clean("strangers", range(1, 3))

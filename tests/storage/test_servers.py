@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from penncloud.lsm.entry import PutEffect
+from penncloud.storage.quarantine import kept_cuts, kept_entries
 from penncloud.wire.messages import (
     AppendCell,
     Busy,
@@ -18,7 +20,7 @@ from penncloud.wire.messages import (
     Value,
     Watch,
 )
-from tests.storage.servers import Servers
+from tests.storage.servers import WHOLE, Servers
 
 R = b"row"
 ID = RequestId(b"me", 1)
@@ -88,6 +90,25 @@ class WritePathTests(ServersTestCase):
         answers = [servers.ask(primary, Put(R, b"%d" % n, b"")) for n in range(12)]
         servers.until(lambda: all(answers), 0.4)
         self.assertEqual([type(reply) for [reply] in answers], [Ok] * 10 + [Busy] * 2)
+
+    def test_what_was_answered_early_and_moves_away(self) -> None:
+        """A tablet whose answered writes nobody else has is dropped: they are kept to be read."""
+        servers = self.serve(replication="async")
+        coordinator, primary = servers.coordinator, servers.primary()
+        servers.isolate(primary, *[name for name in servers.hosts if name != primary])
+        answers = [servers.ask(primary, Put(R, b"%d" % n, b"early")) for n in range(3)]
+        servers.until(lambda: all(answers), 0.4)
+        self.assertEqual([type(reply) for [reply] in answers], [Ok] * 3)
+        coordinator.tablets = []
+        coordinator.dropped[primary] = [WHOLE]
+        coordinator.map_version += 1
+        coordinator.assign_all()
+        servers.until(lambda: not servers.node(primary)._engine.has(WHOLE))
+        disk = servers.hosts[primary].disk
+        [cut] = kept_cuts(disk)
+        effects = [one for entry in kept_entries(disk, cut.name) for one in entry.effects]
+        kept = [effect.col for effect in effects if isinstance(effect, PutEffect)]
+        self.assertEqual(kept, [b"0", b"1", b"2"])
 
     def test_reads_that_are_confirmed(self) -> None:
         """Without trust in clocks a read costs a round to the members."""
