@@ -164,6 +164,10 @@ class Store:
             position = store.needed_behind_frozen if store is flushed else store.needed_from
             if position is not None:
                 needed.append(position)
+        for tablet, state in self.manifest.tablets.items():
+            if tablet not in self.tablets and not state.damaged:
+                # A start has yet to open it: what it has behind its checkpoint is nowhere else.
+                needed.append(state.log_position)
         return min(needed)
 
     def position_after(self, store: TabletStore) -> int:

@@ -19,7 +19,7 @@ from penncloud.lsm.keys import HASH_SPACE
 from penncloud.lsm.manifest import TabletState
 from penncloud.lsm.record import Record, read_records
 from penncloud.lsm.recovery import Replay, TabletTail
-from penncloud.lsm.store import LOG
+from penncloud.lsm.store import LOG, TABLES
 from penncloud.lsm.wal import Damage
 from tests.lsm.machine import SMALL, Machine, put
 
@@ -91,6 +91,29 @@ class LogDamageTests(SynchronousTestCase):
         machine.engine = machine._engine()
         found = machine.open()
         self.assertEqual([bool(found[tablet].damaged) for tablet in (1, 2, 3)], [True, True, False])
+
+
+class OpeningTests(SynchronousTestCase):
+    """A start that finds a tablet damaged, beside others whose entries only the log has."""
+
+    def test_others_keep_their_log(self) -> None:
+        """To remember the damage takes nothing of the log from those that are yet to be opened."""
+        machine = Machine(3, evolve(SMALL, segment_bytes=500))
+        machine.open()
+        for tablet in (1, 2):
+            machine.run(machine.engine.create_tablet(tablet, 0, HASH_SPACE))
+        machine.write(1, 1, put("row", "1", "x"))
+        machine.run(machine.engine.checkpoint(1))
+        for version in range(1, 6):
+            machine.write(2, version, put("row", str(version), "y" * 60))
+        machine.settle()
+        (ref,) = machine.engine.checkpoint_of(1).tables
+        machine.disk.flip_bit(f"{TABLES}/{ref.file:08x}.table", 8 * (ref.bytes - 20))
+        for _start in range(2):
+            found = machine.reopen(crash=True)
+            self.assertTrue(found[1].damaged)
+            self.assertEqual((found[2].damaged, len(found[2].tail)), ("", 5))
+            machine.settle()
 
 
 def decode_entries(data: bytes) -> tuple[Entry, ...]:
