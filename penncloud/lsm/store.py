@@ -179,7 +179,10 @@ class Store:
     def _note(self) -> bytes:
         """How far each tablet reaches in the log: from it a start sees who lost something to damage."""
         note = {
-            tablet: store.last_place for tablet, store in self.tablets.items() if not store.damaged
+            tablet: store.last_place
+            for tablet, store in self.tablets.items()
+            # Of one whose end is being made void the log says something else than `pending` still does.
+            if not store.damaged and not store.voiding
         }
         for batch in self.in_flight:
             for entry in batch.entries:

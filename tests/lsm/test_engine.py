@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import google_crc32c
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,7 +15,7 @@ from penncloud.lsm.store import MANIFEST, TABLES
 from penncloud.lsm.table import FOOTER_BYTES
 from penncloud.platform.errors import DiskFailed, DiskFull
 from penncloud.platform.memory_disk import Fault
-from tests.lsm.machine import Machine, delete, put
+from tests.lsm.machine import SMALL, Machine, delete, put
 
 
 class EngineTests(SynchronousTestCase):
@@ -128,6 +129,20 @@ class EngineTests(SynchronousTestCase):
         self.machine.run(self.engine.append([self.machine.entry(1, 2, put("row", "a", "new"))]))
         tail = self.machine.reopen(crash=True)[1].tail
         self.assertEqual([entry.effects for entry in tail[1:]], [(put("row", "a", "new"),)])
+
+    def test_void_at_the_end_of_a_segment(self) -> None:
+        """Wherever in its segment a log is cut, the next start does not take the cut for a loss."""
+        for size in range(0, 500, 20):
+            machine = Machine(options=evolve(SMALL, segment_bytes=600))
+            machine.open()
+            machine.run(machine.engine.create_tablet(1, 0, HASH_SPACE))
+            machine.settle()
+            entries = [machine.entry(1, n, put("row", "a", "x" * (n - 1) * size)) for n in (1, 2)]
+            machine.run(machine.engine.append(entries))
+            machine.run(machine.engine.void(1, 1))
+            machine.settle()
+            found = machine.reopen(crash=True)[1]
+            self.assertEqual((found.damaged, len(found.tail)), ("", 1), size)
 
     def test_tablets(self) -> None:
         """Tablets are separate, share appends, and can be dropped and made anew."""
