@@ -62,7 +62,7 @@ async def carry(store: Store, tablet: TabletStore) -> None:
 
     def change(manifest: Manifest) -> Manifest:
         state = manifest.tablets.get(tablet.tablet)
-        if state is None:
+        if state is None or not store.holds(tablet):
             return manifest
         moved = msgspec.structs.replace(state, log_position=begin)
         return manifest.with_tablet(tablet.tablet, moved)

@@ -169,7 +169,7 @@ class Flusher:
 
             def change(manifest: Manifest) -> Manifest:
                 state = manifest.tablets.get(tablet.tablet)
-                if state is None:
+                if state is None or not store.holds(tablet):
                     raise NoSuchTablet(tablet.tablet)
                 new: TabletState = msgspec.structs.replace(
                     state,

@@ -123,15 +123,20 @@ class Store:
                 self.discard(f"{TABLES}/{name}")
 
     async def edit(
-        self, change: Callable[[Manifest], Manifest], flushed: TabletStore | None = None
+        self,
+        change: Callable[[Manifest], Manifest],
+        flushed: TabletStore | None = None,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
         """Durably change the manifest; then tablets have their new states and old files are gone.
 
         `change` gets the newest manifest, and may raise. `flushed` is the tablet whose frozen memtables
-        the change makes superfluous. Raises DiskFull (nothing has changed), DiskFailed.
+        the change makes superfluous. `then()` is called before the next change looks. Raises DiskFull
+        (nothing has changed), DiskFailed.
         """
         async with self._lock:
             await self._edit(change, flushed)
+            then()
 
     async def _edit(
         self, change: Callable[[Manifest], Manifest], flushed: TabletStore | None
@@ -246,6 +251,10 @@ class Store:
             raise NoSuchTablet(tablet)
         return store
 
+    def holds(self, tablet: TabletStore) -> bool:
+        """Whether a tablet is still there, and not another one of its number in its place."""
+        return self.tablets.get(tablet.tablet) is tablet
+
     def add_tablet(self, tablet: int, state: TabletState) -> TabletStore:
         """Open a tablet of the manifest. Where a file is damaged, so is the tablet. Raises NewerFormat."""
         store = TabletStore.of(tablet, state, self._on_damage)
@@ -275,7 +284,7 @@ class Store:
 
         def note(manifest: Manifest) -> Manifest:
             state = manifest.tablets.get(store.tablet)
-            if state is None:
+            if state is None or not self.holds(store):
                 return manifest
             known = msgspec.structs.replace(state, damaged=store.damaged, spoiled=store.spoiled)
             return manifest.with_tablet(store.tablet, known)

@@ -277,10 +277,15 @@ class CheckpointImport:
                 meta=meta,
                 tables=tuple(map(reference, tables)),
             )
-            await store.edit(lambda manifest: manifest.with_tablet(description.tablet, state))
-            replace(description.tablet)
-            # While the tables are open: they need not be read again.
-            store.add_tablet(description.tablet, state)
+
+            def take_in() -> None:
+                replace(description.tablet)
+                # While the tables are open: they need not be read again.
+                store.add_tablet(description.tablet, state)
+
+            await store.edit(
+                lambda manifest: manifest.with_tablet(description.tablet, state), then=take_in
+            )
         except PennCloudError:
             for path in moved:
                 store.discard(path)

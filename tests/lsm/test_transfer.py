@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.lsm import transfer
-from penncloud.lsm.errors import StoreDamaged
+from penncloud.lsm.errors import NoSuchTablet, StoreDamaged
 from penncloud.lsm.keys import HASH_SPACE
 from penncloud.lsm.transfer import (
     CheckpointExport,
@@ -82,6 +83,27 @@ class TransferTests(SynchronousTestCase):
         self.assertEqual(machine.cells(1), self.cells)
         self.assertEqual(machine.reopen(crash=True)[1].tail, [])
         self.assertEqual(machine.cells(1), self.cells)
+
+    def test_replaces_a_tablet_at_work(self) -> None:
+        """A checkpoint of the older tablet, whenever that begins, does not end in the new one."""
+        for events in range(40):
+            machine = self._receiver()
+            machine.run(machine.engine.create_tablet(1, 0, HASH_SPACE))
+            for version in range(1, 5):
+                machine.write(1, version, put("row1", "1", "another history"))
+            coming = machine.run(machine.engine.begin_import(self.description))
+            while (wanted := coming.wanted()) is not None:
+                machine.run(coming.write(self.export.read(*wanted)))
+            installed = Deferred.fromCoroutine(machine.engine.finish_import(coming))
+            for _ in range(events):
+                machine.clock.advance(0.0001)
+            made = machine.engine.checkpoint(1)
+            made.addErrback(lambda failure: failure.trap(NoSuchTablet))
+            self.assertEqual(machine.run(installed).version, 2)
+            machine.settle()
+            found = machine.reopen(crash=True)[1]
+            self.assertEqual((found.version, found.meta), (2, b"blob " * 300), events)
+            self.assertEqual(machine.cells(1), self.cells, events)
 
     def test_damaged_chunk(self) -> None:
         """A chunk that is not the wanted one is refused, and can be sent again."""
