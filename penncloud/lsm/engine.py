@@ -47,7 +47,7 @@ from penncloud.lsm.recovery import Replay
 from penncloud.lsm.scrub import Scrubber
 from penncloud.lsm.sizes import Estimate, estimate, reaches_out, split_point
 from penncloud.lsm.snapshot import Snapshot
-from penncloud.lsm.store import Store
+from penncloud.lsm.store import Store, read_blob
 from penncloud.lsm.tablet import ScannedCell
 from penncloud.lsm.transfer import CheckpointExport, CheckpointImport, Description, discard
 from penncloud.platform.disk import Disk
@@ -227,11 +227,18 @@ class Engine:
     ) -> tuple[CheckpointExport, Description] | None:
         """Hold the checkpoint `number` as it is, without making one; None when it is not the latest.
 
-        Raises NoSuchTablet, TabletDamaged, DiskError.
+        Where its blob is damaged it is as good as gone, and another one is made. Raises NoSuchTablet,
+        TabletDamaged, DiskError.
         """
         store = self._store.tablet(tablet)
         store.check_whole()
         if store.state.checkpoint_no != number:
+            return None
+        try:
+            read_blob(self._store.disk, store.state.meta)
+        except TableDamaged as error:
+            self._log.error("{error}: it is written anew", error=error)
+            self._flusher.request(tablet).addErrback(lambda failure: failure.trap(PennCloudError))
             return None
         tables = [table.retain() for table in store.tables]
         export = CheckpointExport(self._store, tables, store.state, tablet)

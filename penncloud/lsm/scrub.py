@@ -1,8 +1,8 @@
 """The scrub: all files are read now and then, so that damage is found while others still have what it took.
 
 Theory of operation
-    Round after round, with a rest between: every block of every table, and every owner's blob, a piece at
-    a time, so many bytes a second. A block that fails its checksum is reported for every tablet whose table
+    Round after round, with a rest between: every table as a whole, and every owner's blob, a piece at a
+    time, so many bytes a second. A block that fails its checksum is reported for every tablet whose table
     it is; the scrub goes on behind it. A blob that fails is written anew by a checkpoint: what it was made
     of is in memory.
 """

@@ -264,7 +264,8 @@ class Table:
             pass
 
     def places(self) -> list[tuple[int, int]]:
-        """Offset and size of every data block; filter and index are read, and so checked."""
+        """Offset and size of every data block; all else in the file is read anew, and so checked."""
+        self._read_footer()
         return list(self._read_guide().places)
 
     def check_block(self, place: tuple[int, int]) -> None:
@@ -272,7 +273,7 @@ class Table:
         checked(self._pread(*place), self._salt, place[0], self.path)
 
     async def check_in_slices(self, pacer: Pacer) -> None:
-        """Check the checksum of every block, beside other work; a fifth of the work of `verify`."""
+        """Check every checksum in the file, beside other work; a fifth of the work of `verify`."""
         for place in self.places():
             self.check_block(place)
             if pacer.due():

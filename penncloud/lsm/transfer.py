@@ -1,8 +1,8 @@
 """Checkpoints on their way to another server: described, cut into chunks, checked, resumed.
 
 Theory of operation
-    The sender holds on to the files of a checkpoint by keeping them open, and checks every block of them,
-    so that damage does not travel. A description names them with a CRC32C for every chunk. The receiver
+    The sender holds on to the files of a checkpoint by keeping them open, and checks all that is in
+    them, so that damage does not travel. A description names them with a CRC32C for every chunk. The receiver
     asks for chunk after chunk; each is checked and synced before the next is asked for. It keeps them in
     `lsm/incoming/TABLET/` beside the description, so that a transfer that was cut off, or a receiver that
     was restarted, goes on behind the last chunk whose checksum is right; another description begins

@@ -257,6 +257,18 @@ class TableTests(SynchronousTestCase):
                 self.assertEqual(found, expected)
                 table.verify()
 
+    def test_every_byte_of_an_open_table(self) -> None:
+        """What checks a table that has long been open reads all of its file, the footer too."""
+        content = self._write(dict(list(self.cells.items())[:40]))
+        table = self._open(content)
+        for offset in range(len(content)):
+            self.disk.flip_bit("t", 8 * offset + offset % 8)
+            with self.assertRaises(TableDamaged, msg=f"byte {offset}"):
+                for place in table.places():
+                    table.check_block(place)
+            self.disk.flip_bit("t", 8 * offset + offset % 8)
+        self.assertEqual(dict(_scanned(table)), dict(list(self.cells.items())[:40]))
+
     def test_cut_and_missing(self) -> None:
         """A file that was cut, is something else or is not there is damage."""
         content = self._write(self.cells)

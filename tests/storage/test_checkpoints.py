@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from penncloud.lsm import transfer
 from penncloud.lsm.errors import Overloaded, StoreDamaged, TableDamaged, TabletDamaged
 from penncloud.lsm.keys import HASH_SPACE
+from penncloud.lsm.store import meta_path
 from penncloud.platform.errors import DiskFailed, DiskFull
 from penncloud.platform.memory_disk import Fault
 from penncloud.replication.messages import Checkpoint, StagePiece
@@ -293,6 +294,23 @@ class CopiesTests(SynchronousTestCase):
         self.assertIn("checksum", machine.engine.damage(1))
         machine.settle()
         self.assertIn("checksum", machine.engine.checkpoint_of(1).spoiled)
+
+    def test_damaged_blob_at_the_sender(self) -> None:
+        """Nor is a damaged blob: the next checkpoint has it again, and that one is sent."""
+        for damage in ("flipped", "gone"):
+            self.setUp()
+            machine = self.sender.machine
+            path = meta_path(machine.engine.checkpoint_of(1).meta)
+            if damage == "gone":
+                machine.disk.remove(path)
+            else:
+                machine.disk.flip_bit(path, 801)
+            self.assertIsNone(self.sender.read(self.checkpoint.number, 0))
+            machine.settle()
+            receiver = Server(2)
+            fetch(self.sender, receiver, self.sender.checkpoint())
+            self.assertEqual(receiver.machine.cells(1), self.cells)
+            self.assertEqual(machine.engine.damage(1), "")
 
     def test_damage_while_sending(self) -> None:
         """So is one that is damaged after it was described."""
