@@ -11,7 +11,7 @@ from penncloud.cli._directory import with_directory
 from penncloud.cli._exits import DONE
 from penncloud.cli._target import add_target
 from penncloud.client.coordinator_link import CoordinatorDirectory
-from penncloud.client.table import Unavailable
+from penncloud.client.table import Refused, Unavailable
 from penncloud.platform.config import parse_address
 from penncloud.platform.environment import Environment
 
@@ -28,9 +28,11 @@ def add_to(commands: Any) -> None:
         found.set_defaults(run=run, action=name)
         return found
 
-    add = action("add", "take a running coordinator into the group")
+    add = action(
+        "add", "wait until a coordinator that was started is taken into the group and votes"
+    )
     add.add_argument("id", metavar="ID", help="e.g. coordinator-4")
-    add.add_argument("address", metavar="HOST:PORT")
+    add.add_argument("address", metavar="HOST:PORT", help="where the others reach it")
     remove = action("remove", "take a coordinator out of the group; it decides no more")
     remove.add_argument("id", metavar="ID")
     transfer = action("transfer", "hand leadership over")
@@ -43,7 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     async def act(directory: CoordinatorDirectory, environment: Environment) -> int:
         if arguments.action == "add":
-            await directory.add_coordinator(arguments.id, *parse_address(arguments.address))
             await _until(environment, directory, arguments, _votes)
         elif arguments.action == "remove":
             await directory.remove_coordinator(arguments.id)
@@ -65,6 +66,12 @@ async def _leader(directory: CoordinatorDirectory) -> str:
 
 async def _votes(directory: CoordinatorDirectory, arguments: argparse.Namespace) -> str:
     """Empty once it does; else what is still missing."""
+    try:
+        await directory.add_coordinator(arguments.id, *parse_address(arguments.address))
+    except Refused as refused:
+        if refused.code != "NOT_STARTED":
+            raise
+        return str(refused)
     view = await directory.view()
     roles = [one.role for one in view.coordinators if one.id == arguments.id]
     if roles and roles[0] in ("leader", "follower"):

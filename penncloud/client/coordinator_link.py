@@ -161,11 +161,12 @@ class CoordinatorDirectory:
             raise Refused(refusal.code, refusal.text) from refusal
 
     async def add_coordinator(self, node_id: str, host: str, port: int) -> None:
-        """Add a member to the coordinators' group; it votes once it has caught up.
+        """Make sure that a coordinator belongs to the group; it votes once it has caught up.
 
-        It has to run, with an empty data directory. Raises Refused, Unavailable.
+        It has to run: it asks to be taken in by itself. Raises Refused (NOT_STARTED until it has),
+        Unavailable.
         """
-        await self._change(AddCoordinator(node_id, host, port))
+        await self._change(AddCoordinator(node_id, host, port, by_hand=True))
 
     async def remove_coordinator(self, node_id: str) -> None:
         """Take a member out of the coordinators' group. Raises Refused, Unavailable."""

@@ -188,6 +188,13 @@ class Group:
             return await self._forward(message)
         members = self._decisions.membership
         if message.id not in members.everyone:
+            if message.by_hand:
+                where = address_text(message.host, message.port)
+                raise Refusal(
+                    "NOT_STARTED",
+                    f"{message.id} has not asked to be taken in: start it, with {where} and the group's"
+                    " addresses in `coordinators`",
+                )
             if len(members.everyone) >= MAX_MEMBERS:
                 raise Refusal("TOO_MANY", f"a group has at most {MAX_MEMBERS} coordinators")
             learners = members.learners | {message.id}

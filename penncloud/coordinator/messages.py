@@ -104,12 +104,16 @@ class NodesChanged(msgspec.Struct, tag="nodes-changed", frozen=True):
 class AddCoordinator(msgspec.Struct, tag="add-coordinator", frozen=True):
     """Call, answered with GroupChanged when it follows; it votes once it has caught up.
 
-    Adding a member again does nothing. Refusals: NOT_LEADER (ask again), NOT_NOW, TOO_MANY, WRONG_ROLE.
+    A coordinator that has begun to listen to the group asks for itself. `by_hand`: an administrator asks, for
+    one that has to have asked already: who is made a member before it has an empty log on its disk would be
+    taken for one that has lost its log. Adding a member again does nothing. Refusals: NOT_LEADER (ask again),
+    NOT_NOW, TOO_MANY, WRONG_ROLE, and NOT_STARTED `by_hand`.
     """
 
     id: str
     host: str
     port: int
+    by_hand: bool = False
 
 
 class RemoveCoordinator(msgspec.Struct, tag="remove-coordinator", frozen=True):
