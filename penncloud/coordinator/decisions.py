@@ -50,8 +50,6 @@ READ_RETRY_S: Final = 0.25
 # Pause while no leader is known, or the disk is full.
 PAUSE_S: Final = 0.05
 FULL_PAUSE_S: Final = 1.0
-# The log is replaced by a snapshot when it has grown by so much.
-COMPACT_BYTES: Final = 4 * 1024 * 1024
 
 _COMMANDS: Final = msgspec.msgpack.Encoder()
 _COMMAND_DECODER: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
@@ -110,7 +108,8 @@ class Decisions:
     """The one place where the state changes.
 
     `changed` is called after each batch of applied commands, before their proposers learn of it, and
-    when the leader, this node's role or the term has changed.
+    when the leader, this node's role or the term has changed. When the log has grown by `compact_bytes` a
+    snapshot of the state takes its place.
     """
 
     log = Logger()
@@ -124,7 +123,7 @@ class Decisions:
         timing: Timing,
         link: Link,
         changed: Callable[[], None],
-        compact_bytes: int = COMPACT_BYTES,
+        compact_bytes: int,
     ) -> None:
         self.machine = StateMachine()
         self.id = node_id

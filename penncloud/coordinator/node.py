@@ -81,6 +81,7 @@ class CoordinatorNode:
             timing=timing,
             link=self._peers,
             changed=self._changed,
+            compact_bytes=role.raft_log_bytes,
         )
         self.group = Group(environment, cluster, self._store, self.decisions, self._peers)
         self._members = Members(
@@ -236,6 +237,7 @@ def _check(cluster: config.Cluster, role: config.Coordinator) -> None:
         "heartbeat_ms",
         "dead_after_missed",
         "raft_heartbeat_ms",
+        "raft_log_bytes",
         "expect_storage",
         "initial_tablets",
         "moves_at_once",

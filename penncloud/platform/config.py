@@ -97,6 +97,8 @@ class Coordinator(Role, frozen=True, kw_only=True):
     # A coordinator that has not heard of a leader for so many milliseconds, up to twice as many by
     # chance, stands for election: short enough that clients notice little, longer than a slow fsync.
     election_timeout_ms: int = 400
+    # Bytes by which the log grows until the state is written as a snapshot and the log before it goes.
+    raft_log_bytes: int = 4 * 1024 * 1024
     # Storage servers that must have registered before tablets are first assigned.
     expect_storage: int = 3
     # Tablets cut from the hash space at the very start; more come by splitting.

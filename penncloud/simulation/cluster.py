@@ -52,6 +52,9 @@ class Settings:
     read_mode: Literal["lease", "confirm"] = "lease"
     # In about half of the runs reads are confirmed by a round to the members.
     sometimes_confirm: bool = False
+    raft_log_bytes: int = 4 * 1024 * 1024
+    # In about half of the runs coordinators soon replace their logs by snapshots.
+    sometimes_compact: bool = False
     # Coordinators give up on a server long before its leases end, and nothing takes long; one tablet.
     eager: bool = False
     pipeline_depth: int = 256
@@ -210,6 +213,7 @@ class Cluster:
                 dead_after_missed=settings.dead_after_missed,
                 expect_storage=settings.storages,
                 initial_tablets=settings.tablets,
+                raft_log_bytes=settings.raft_log_bytes,
             )
             return CoordinatorNode(environment, self.configuration, role, CollectorRegistry(), disk)
 
@@ -272,6 +276,9 @@ def drawn_settings(chance: random.Random, modes: random.Random, base: Settings) 
     read_mode = base.read_mode
     if base.sometimes_confirm and modes.random() < 0.5:
         read_mode = "confirm"
+    raft_log_bytes = base.raft_log_bytes
+    if base.sometimes_compact and modes.random() < 0.5:
+        raft_log_bytes = modes.choice((2, 8)) * 1024
     split_bytes, tablets = base.split_bytes, [1, 2, 6, 7]
     if base.splits == "always" or (base.splits == "sometimes" and chance.random() < 0.5):
         split_bytes, tablets = chance.choice((64, 128)) * 1024, [1, 2]
@@ -282,6 +289,7 @@ def drawn_settings(chance: random.Random, modes: random.Random, base: Settings) 
         base,
         split_bytes=split_bytes,
         read_mode=read_mode,
+        raft_log_bytes=raft_log_bytes,
         tablets=chance.choice(tablets),
         heartbeat_ms=chance.choice(heartbeats_ms),
         dead_after_missed=chance.choice(missed),

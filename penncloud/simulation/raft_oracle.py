@@ -39,6 +39,8 @@ class RaftOracle:
 
     hosts: Sequence[Host]
     violations: list[str] = field(factory=list)
+    # Snapshots of a leader that took the place of a coordinator's log.
+    installed: int = 0
     _leaders: dict[int, str] = field(factory=dict)
     _committed: dict[int, Entry] = field(factory=dict)
     # The term, at the latest, in which an entry became committed.
@@ -60,6 +62,8 @@ class RaftOracle:
         seen = self._seen.get(host.name)
         if seen is None or seen.pid != process.pid:
             seen = self._seen[host.name] = _Seen(process.pid)
+        elif node.log.snapshot.index > seen.applied:
+            self.installed += 1
         if node.role == "leader" and seen.led != node.term:
             seen.led = node.term
             self._elected(host.name, node)

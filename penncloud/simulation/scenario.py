@@ -330,6 +330,7 @@ class _Run:
             "pauses": sum(host.counts.pauses for host in hosts),
             "disk failures": sum(host.counts.disk_failures for host in hosts),
             "elections": self._raft.elections,
+            "snapshots installed": self._raft.installed,
             "takeovers": self._replicas.takeovers,
             "rejoins": self._replicas.rejoins,
             "checkpoints fetched": self._replicas.fetched,

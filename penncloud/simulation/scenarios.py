@@ -121,7 +121,7 @@ _SCENARIOS: Final[tuple[Scenario, ...]] = (
             faults.wall_jumps,
             faults.rot,
         ),
-        Settings(coordinators=3),
+        Settings(coordinators=3, sometimes_compact=True),
     ),
     ClusterScenario(
         "elections",
@@ -168,7 +168,13 @@ _SCENARIOS: Final[tuple[Scenario, ...]] = (
         "three coordinators, five storage servers; the same, coordinators are lost, small tablets split",
         (Registers, Counters, Bank, Appends, Logs, Watched, Drains),
         (*_REPLICAS, faults.coordinator_kills, faults.majority_losses, faults.cuts),
-        Settings(coordinators=3, storages=5, splits="sometimes", sometimes_confirm=True),
+        Settings(
+            coordinators=3,
+            storages=5,
+            splits="sometimes",
+            sometimes_confirm=True,
+            sometimes_compact=True,
+        ),
     ),
     ClusterScenario(
         "async",

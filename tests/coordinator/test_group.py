@@ -19,6 +19,7 @@ from penncloud.client.table import Refused, Unavailable
 from penncloud.coordinator.node import CoordinatorNode
 from penncloud.platform.config import Cluster, Coordinator
 from penncloud.platform.memory_disk import MemoryDisk
+from penncloud.raft.log import RaftLog
 from penncloud.rpc.registration import Assign, Identity, Registration
 from tests.processes.cluster import free_block
 from tests.rpc.world import environment
@@ -32,6 +33,7 @@ class GroupTests(TestCase):
     def setUp(self) -> None:
         self.first_port = free_block(6)
         self.size = 3
+        self.log_bytes = Coordinator().raft_log_bytes
         self.nodes: dict[int, CoordinatorNode] = {}
         self.disks: dict[int, MemoryDisk] = {}
         self.directories = 0
@@ -55,6 +57,7 @@ class GroupTests(TestCase):
                 heartbeat_ms=50,
                 expect_storage=2,
                 initial_tablets=4,
+                raft_log_bytes=self.log_bytes,
             )
             disk = self.disks.setdefault(number, MemoryDisk(reactor, random.Random(number)))
             node = CoordinatorNode(
@@ -111,6 +114,11 @@ class GroupTests(TestCase):
         registration.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(registration.stop()))
         return registration
+
+    def _log(self, number: int) -> RaftLog:
+        node = self.nodes[number].decisions.node
+        assert node is not None
+        return node.log
 
     async def _known(self, view: Callable[[ClusterView], object]) -> None:
         """Every running coordinator's view fulfils this."""
@@ -291,6 +299,65 @@ class GroupTests(TestCase):
             await locator.current()
         locator.use_coordinators(told[-1])
         self.assertEqual((await locator.current()).tablets, ())
+
+    async def test_of_five_two_may_be_lost(self) -> None:
+        """A group of three that is given two more goes on when any two of them are lost."""
+        await self._start(1, 2, 3)
+        await self._until(self._leader)
+        self.size = 5
+        await self._start(4, 5)
+        everyone = ["follower"] * 4 + ["leader"]
+        await self._known(lambda v: self._roles(v) == everyone)
+        self._server("http", 1)
+        await self._known(lambda v: "http-1" in {node.id for node in v.nodes})
+        leader = self._leader()
+        await self._crash(leader)
+        await self._crash(leader % 5 + 1)
+        directory = self._directory()
+        await directory.set_enabled("http-1", False)
+        [http] = [node for node in (await directory.view()).nodes if node.id == "http-1"]
+        self.assertFalse(http.enabled)
+        locator = Locator(environment(reactor), self._cluster().coordinators)
+        self.addCleanup(locator.close)
+        self.assertEqual((await locator.current()).tablets, ())
+        await self._agreed()
+
+    async def test_added_by_an_administrator(self) -> None:
+        """One that does not run is no member before it does: it would be taken for one that lost its disk."""
+        await self._start(1, 2, 3)
+        await self._until(self._leader)
+        directory = self._directory()
+        address = "127.0.0.1", self.first_port + 3
+        with self.assertRaises(Refused) as refused:
+            await directory.add_coordinator("coordinator-4", *address)
+        self.assertEqual(refused.exception.code, "NOT_STARTED")
+        self.size = 4
+        await self._start(4)
+        await self._known(lambda v: self._roles(v) == ["follower"] * 3 + ["leader"])
+        await directory.add_coordinator("coordinator-4", *address)
+        await self._agreed()
+
+    async def test_behind_the_log(self) -> None:
+        """One that was away while the others replaced their logs by snapshots is sent the state."""
+        self.log_bytes = 4096
+        await self._start(1, 2, 3)
+        self._server("http", 1)
+        await self._known(lambda v: "http-1" in {node.id for node in v.nodes})
+        away = 1 + self._leader() % 3
+        had = self._log(away).last_index
+        await self._crash(away)
+        directory = self._directory()
+        number = 0
+        while min(self._log(other).snapshot.index for other in self.nodes) <= had:
+            number += 1
+            await directory.set_enabled("http-1", number % 2 == 0)
+        await self._start(away)
+        await self._until(lambda: self.nodes[away].decisions.node)
+        await self._agreed()
+        self.assertGreater(self._log(away).snapshot.index, had)
+        await self._crash(away)
+        await self._start(away)
+        await self._agreed()
 
     async def test_lost_disk(self) -> None:
         """One that has lost its disk does not vote until it was removed; then it joins anew."""

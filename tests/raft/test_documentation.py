@@ -11,7 +11,7 @@ from penncloud.coordinator.group_messages import Phase
 from penncloud.coordinator.messages import CoordinatorRole
 from penncloud.platform.config import Coordinator
 from penncloud.raft.messages import Message
-from penncloud.raft.node import Role
+from penncloud.raft.node import Options, Role
 from tests.raft.diagram import document
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "raft.md").read_text("utf-8")
@@ -38,3 +38,8 @@ class DocumentationTests(SynchronousTestCase):
         role = Coordinator()
         self.assertIn(f"`raft_heartbeat_ms` ({role.raft_heartbeat_ms})", TEXT)
         self.assertIn(f"`election_timeout_ms` ({role.election_timeout_ms},", TEXT)
+
+    def test_sizes(self) -> None:
+        """So are the sizes."""
+        self.assertIn(f"`raft_log_bytes` ({Coordinator().raft_log_bytes >> 20} MiB)", TEXT)
+        self.assertIn(f"pieces of {Options().max_message_bytes >> 10} KiB", TEXT)
