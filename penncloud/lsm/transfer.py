@@ -180,6 +180,10 @@ class CheckpointImport:
             if not await self._resume():
                 break
             self._file, self._chunk = self._file + 1, 0
+        for index in range(self._file + 1, len(self.description.files)):
+            # It came before what has to come again, and the stream has one end.
+            if disk.exists(self._path(index)):
+                disk.remove(self._path(index))
 
     async def _resume(self) -> bool:
         """Whether the whole file is there; else it is continued behind its last good chunk."""

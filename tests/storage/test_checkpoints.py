@@ -285,6 +285,25 @@ class CopiesTests(SynchronousTestCase):
         # The flip after the last check, in the manifest or the log, is not a matter of transfers.
         self.assertLess(damaged, 3)
 
+    def test_every_staged_file_decays(self) -> None:
+        """Whatever file of a transfer has a wrong bit after a restart: it goes on from there."""
+        for name in ("origin", "description", "0", "1", "2"):
+            receiver = Server(2)
+            run, offset = receiver.machine.run, 0
+            while True:
+                piece = self.sender.read(self.checkpoint.number, offset)
+                assert piece is not None
+                wanted = StagePiece("sender", self.checkpoint, offset, piece.data)
+                run(receiver.copies.stage(1, wanted))
+                offset += len(piece.data)
+                if piece.done:
+                    break
+            run(receiver.machine.disk.sync_dir("lsm/incoming/1"))
+            receiver.machine.disk.flip_bit(f"lsm/incoming/1/{name}", 8 * 30)
+            receiver.crash()
+            self.assertGreater(fetch(self.sender, receiver, self.checkpoint), 0)
+            self.assertEqual(receiver.machine.cells(1), self.cells)
+
     def test_damage_at_the_sender(self) -> None:
         """A damaged file is not sent: the sender's tablet is reported instead."""
         machine = self.sender.machine
