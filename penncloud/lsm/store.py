@@ -143,7 +143,7 @@ class Store:
     ) -> None:
         old = self.manifest
         new = msgspec.structs.replace(
-            change(old),
+            self._with_damage(old, change(old)),
             next_file=self._next_file,
             log_from=self.wal.floor(self._needed_from(flushed)),
         )
@@ -156,6 +156,15 @@ class Store:
             self.discard(table_path(number))
         for number in old.metas() - new.metas():
             self.discard(meta_path(number))
+
+    def _with_damage(self, old: Manifest, new: Manifest) -> Manifest:
+        """With what a full disk did not let it remember: the log that shows it may go by this change."""
+        for tablet, store in self.tablets.items():
+            state = new.tablets.get(tablet)
+            if store.damaged and state is old.tablets.get(tablet) and state and not state.damaged:
+                state = msgspec.structs.replace(state, damaged=store.damaged)
+                new = new.with_tablet(tablet, state)
+        return new
 
     def _needed_from(self, flushed: TabletStore | None) -> int:
         """Log position below which no tablet needs anything."""
@@ -289,7 +298,7 @@ class Store:
             known = msgspec.structs.replace(state, damaged=store.damaged, spoiled=store.spoiled)
             return manifest.with_tablet(store.tablet, known)
 
-        # Not remembered on a full disk: it will be found again.
+        # On a full disk the next change remembers what is gone; a block will be found again.
         Deferred.fromCoroutine(self.edit(note)).addErrback(lambda failure: failure.trap(DiskError))
 
     def recount(self) -> None:

@@ -21,6 +21,8 @@ from penncloud.lsm.record import Record, read_records
 from penncloud.lsm.recovery import Replay, TabletTail
 from penncloud.lsm.store import LOG, TABLES
 from penncloud.lsm.wal import Damage
+from penncloud.platform.errors import DiskFull
+from penncloud.platform.memory_disk import Fault
 from tests.lsm.machine import SMALL, Machine, put
 
 
@@ -114,6 +116,33 @@ class OpeningTests(SynchronousTestCase):
             self.assertTrue(found[1].damaged)
             self.assertEqual((found[2].damaged, len(found[2].tail)), ("", 5))
             machine.settle()
+
+    def test_no_room_to_remember(self) -> None:
+        """Damage that a full disk did not let it remember is found again, whatever was written since."""
+        for operation in range(16):
+            machine = Machine(3, evolve(SMALL, segment_bytes=500))
+            machine.open()
+            for tablet in (1, 2):
+                machine.run(machine.engine.create_tablet(tablet, 0, HASH_SPACE))
+            for version in range(1, 6):
+                for tablet in (1, 2):
+                    machine.write(tablet, version, put("row", str(version), "y" * 60))
+            machine.run(machine.engine.checkpoint(2))
+            machine.settle()
+            machine.disk = machine.disk.crash()
+            names = [name for name in machine.disk.listdir(LOG) if name.endswith(".log")]
+            machine.disk.remove(f"{LOG}/{names[1]}")
+            machine.disk.faults[machine.disk.operations + operation] = Fault.FULL
+            machine.engine = machine._engine()
+            try:
+                self.assertTrue(machine.open()[1].damaged)
+            except DiskFull:
+                continue  # That is a start which does not succeed.
+            for version in range(6, 16):
+                machine.write(2, version, put("row", str(version), "y" * 60))
+            machine.run(machine.engine.checkpoint(2))
+            machine.settle()
+            self.assertTrue(machine.reopen(crash=True)[1].damaged, operation)
 
 
 def decode_entries(data: bytes) -> tuple[Entry, ...]:
