@@ -393,7 +393,8 @@ class Replicas:
         leads because no other can stays, and most of it can be read.
         """
         for member in list(self.members.values()):
-            if member.blank or not self._engine.has(member.id):
+            # What is persisted apart may just put a sound copy in its place.
+            if member.blank or member.lane.apart or not self._engine.has(member.id):
                 continue
             reason = self._engine.damage(member.id)
             config = member.replica.config

@@ -94,3 +94,28 @@ class RefetchTests(ServersTestCase):
         servers.run(5)
         self.assertFalse(servers.member(primary).blank)
         self.assertIsInstance(servers.asked(primary, Put(b"new", b"c", b"v")), Ok)
+
+    def test_found_while_it_is_replaced(self) -> None:
+        """A copy that is being replaced by a fetched one turns out to be damaged: the fetched one counts."""
+        servers = self.filled()
+        primary = servers.primary()
+        other = next(name for name in servers.hosts if name != primary)
+        servers.isolate(other)
+        servers.until(lambda: other not in servers.coordinator.tablet().members)
+        for row in ROWS:
+            self.assertIsInstance(servers.asked(primary, Put(row, b"c", row * 100)), Ok)
+        servers.run(0.5)
+        servers.node(primary)._engine.checkpoint(WHOLE)
+        servers.run(0.5)
+        servers.mend()
+        servers.until(lambda: servers.replica(other).state.installing)
+        fetched = servers.node(other)._copies.received_bytes
+        servers.hosts[other].disk.slowness = 2000.0
+        self.flip(servers, other)
+        with self.assertRaises(TabletDamaged):
+            for row in ROWS:
+                servers.cells(other, row)
+        servers.run(3)
+        servers.hosts[other].disk.slowness = 1.0
+        self.whole_and_sound(servers)
+        self.assertLess(servers.node(other)._copies.received_bytes, 2 * fetched)
