@@ -1,8 +1,8 @@
 """Raft's properties, looked at after every turn of every coordinator of a running cluster.
 
 The oracle sees what nobody in the cluster can: who leads which term, and what each coordinator has applied.
-Election safety, leader completeness and state machine safety (figure 3 of the paper) are checked as things
-happen; log matching, and that all states are equal byte for byte, in the end.
+The five properties of figure 3 of the paper are checked as things happen; that all logs match, and that all
+states are equal byte for byte, in the end.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from penncloud.raft.messages import Entry
 from penncloud.raft.node import RaftNode
 from penncloud.simulation.host import Host
 from penncloud.simulation.process import Process
+from penncloud.simulation.raft_logs import RaftLogs
 
 
 def raft_of(host: Host) -> RaftNode | None:
@@ -46,6 +47,7 @@ class RaftOracle:
     # The term, at the latest, in which an entry became committed.
     _commit_terms: dict[int, int] = field(factory=dict)
     _seen: dict[str, _Seen] = field(factory=dict)
+    _logs: RaftLogs = field(factory=RaftLogs)
 
     @property
     def elections(self) -> int:
@@ -67,6 +69,8 @@ class RaftOracle:
         if node.role == "leader" and seen.led != node.term:
             seen.led = node.term
             self._elected(host.name, node)
+        if wrong := self._logs.look(host.name, node):
+            self._violated(wrong)
         if node.log.applied != seen.applied:
             self._applied(host.name, node, seen.applied)
             seen.applied = node.log.applied

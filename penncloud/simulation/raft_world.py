@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
+from typing import Final, Literal
 
 from attrs import define, field
 
@@ -20,16 +20,20 @@ from penncloud.raft.log import RaftLog
 from penncloud.raft.messages import (
     Entry,
     HardState,
+    InstallSnapshot,
     Membership,
     Message,
     Ready,
     Snapshot,
 )
 from penncloud.raft.node import MembershipRefused, NotLeader, Options, Overloaded, RaftNode
+from penncloud.simulation.raft_logs import RaftLogs
 
 # What a history is about: anything; reigns so short that figure 8 of the paper happens; leaders that change
 # the membership as soon as they are elected.
 Focus = Literal["", "reigns", "members"]
+
+MESSAGE_BYTES: Final = 24
 
 
 class Violation(AssertionError):
@@ -108,6 +112,9 @@ class World:
         self.reads_answered = 0
         self.elections = 0
         self.crashes = 0
+        # Pieces of snapshots behind the first one.
+        self.pieces = 0
+        self.logs = RaftLogs()
         for host in self.hosts.values():
             self.start(host)
 
@@ -127,7 +134,7 @@ class World:
             host.hard_state,
             random.Random(self.chance.random()),
             Options(
-                max_message_bytes=24,
+                max_message_bytes=MESSAGE_BYTES,
                 max_message_entries=self.message_entries,
                 election_ticks=5,
             ),
@@ -272,6 +279,7 @@ class World:
             if roll < 2 * self.loss_rate:
                 self.network.append(message)
         self._note(f"{message}")
+        self.pieces += isinstance(message, InstallSnapshot) and message.offset > 0
         host.node.step(message)
         if len(self.network) > 400:
             del self.network[:200]
@@ -312,7 +320,9 @@ class World:
         for entry in host.entries:
             if entry.index <= index and entry.membership is not None:
                 membership = entry.membership
-        snapshot = Snapshot(index, term, membership, b"%d" % index)
+        # Of several pieces.
+        state = (b"%d" % index).ljust(3 * MESSAGE_BYTES)
+        snapshot = Snapshot(index, term, membership, state)
         host.entries = [entry for entry in host.entries if entry.index > index]
         host.snapshot = snapshot
         node.compact(snapshot)
@@ -376,7 +386,11 @@ class World:
     def check(self) -> None:
         for host in self.hosts.values():
             node = host.node
-            if node is None or node.role != "leader":
+            if node is None:
+                continue
+            if wrong := self.logs.look(host.id, node):
+                raise Violation(wrong)
+            if node.role != "leader":
                 continue
             known = self.leaders.setdefault(node.term, host.id)
             if known != host.id:
