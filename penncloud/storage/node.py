@@ -19,6 +19,7 @@ from penncloud.platform import config
 from penncloud.platform.disk import Disk
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import ConfigurationError, DiskError, DiskFull
+from penncloud.platform.exclusive import Exclusive
 from penncloud.platform.listening import listen_internal, port_of
 from penncloud.replication.state import Options
 from penncloud.rpc.auth import load_secret
@@ -112,6 +113,7 @@ class StorageNode:
         self._backup = BackupServer(clock, self._engine, gate, self._led)
         self._text = TextFactory(clock, gate, role.pipeline_depth, slow_s=role.slow_s)
         self._assignment: Assignment | None = None
+        self._one_assignment = Exclusive()
         self._peers: Peers | None = None
         self._rpc: RpcServerFactory | None = None
         self._listening: IListeningPort | None = None
@@ -245,6 +247,11 @@ class StorageNode:
         self.log.error("the disk has not finished within {seconds} s", seconds=seconds)
 
     async def _assigned(self, assign: Assign) -> None:
+        # What is being dropped may come back with the next one, and has to be gone before.
+        async with self._one_assignment:
+            await self._follow(assign)
+
+    async def _follow(self, assign: Assign) -> None:
         assert self._assignment is not None
         try:
             news = await self._assignment.update(assign, self._replicas.make)

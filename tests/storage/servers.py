@@ -84,6 +84,8 @@ class PlayedCoordinator:
         self.damaged_step_down = False
         self.split_proposals = 0
         self.dropped: dict[str, list[int]] = {}
+        # Whoever is to have no part in any tablet.
+        self.strangers: set[str] = set()
         self._environment: Environment
         self._listening: IListeningPort
 
@@ -228,15 +230,18 @@ class PlayedCoordinator:
         self.assign_all()
 
     def assignment(self, name: str) -> Assign:
-        """Whoever lives and is no member is a learner of everything."""
+        """Whoever lives and is neither member nor stranger is a learner of everything."""
         alive = self.alive()
         tablets = [
             msgspec.structs.replace(
                 tablet,
                 taken=(tablet.id, name) in self._taken,
-                learners=[other for other in alive if other not in tablet.members],
+                learners=[
+                    other for other in alive if other not in {*tablet.members, *self.strangers}
+                ],
             )
             for tablet in self.tablets
+            if name not in self.strangers
         ]
         peers = {name: f"{name}:8700" for name in self.seen}
         suspects = [name for name in self.seen if name not in alive]

@@ -110,6 +110,30 @@ class WritePathTests(ServersTestCase):
         kept = [effect.col for effect in effects if isinstance(effect, PutEffect)]
         self.assertEqual(kept, [b"0", b"1", b"2"])
 
+    def test_comes_back_while_it_is_dropped(self) -> None:
+        """A slow server is to have again what it is about to drop: what it obeys stays on its disk."""
+        for tenths in range(1, 6):
+            servers = self.serve(seed=tenths)
+            coordinator, primary = servers.coordinator, servers.primary()
+            other = next(name for name in servers.hosts if name != primary)
+            servers.hosts[other].disk.slowness = 300.0
+            coordinator.strangers.add(other)
+            coordinator.dropped[other] = [WHOLE]
+            coordinator.configure(WHOLE, primary, [n for n in servers.hosts if n != other])
+            servers.run(tenths / 10)
+            coordinator.strangers.clear()
+            coordinator.dropped.clear()
+            coordinator.map_version += 1
+            coordinator.assign_all()
+            for _ in range(200):
+                servers.run(0.02)
+                replicas = servers.node(other)._replicas
+                if WHOLE in replicas.members:
+                    kept = replicas._around.standings[WHOLE].sealed
+                    self.assertGreaterEqual(kept, servers.replica(other).state.sealed_stable)
+            servers.hosts[other].disk.slowness = 1.0
+            servers.ready()
+
     def test_reads_that_are_confirmed(self) -> None:
         """Without trust in clocks a read costs a round to the members."""
         servers = self.serve(read_mode="confirm")
