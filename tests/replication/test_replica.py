@@ -240,6 +240,27 @@ class PrimaryTests(SynchronousTestCase):
         replica.room_again()
         self.assertTrue(replica.tip.eligible)
 
+    def test_a_member_that_gets_no_further(self) -> None:
+        """One that answers all the time, and keeps nothing, is proposed for removal; silence is quicker."""
+        for answers, after_s in ((True, 5.0), (False, 0.5)):
+            replica = self.primary_serving()
+            replica.propose(write(2, 3), 0.6)
+            work(replica)
+            left: list[tuple[float, tuple[str, ...]]] = []
+            for tenth in range(7, 60):
+                now = tenth / 10
+                replica.step(Ack("c", "a", 1, 3, 2, now, 1), now)
+                if answers:
+                    replica.step(Ack("b", "a", 1, 3, 1, now, 1), now)
+                replica.tick(now)
+                proposed = [ready.proposal for ready in work(replica) if ready.proposal is not None]
+                left += [(now, proposal.members) for proposal in proposed]
+            at, members = left[0]
+            self.assertEqual(members, ("a", "c"))
+            self.assertGreater(at, 0.6 + after_s - 0.1)
+            self.assertLess(at, 0.6 + after_s + 0.3)
+            self.assertEqual(replica.committed, 1)
+
     def test_same_configuration_after_a_restart(self) -> None:
         """A configuration made for an earlier process is not acted on."""
         replica = Replica("a", 1, Durable(2, False, 3), noop, 0.0)
