@@ -213,8 +213,8 @@ class Replicas:
                 await member.keep_answered()
             if member is not self.members.get(number):
                 continue  # the next assignment says it again
-            if member is not None and member.assignment is not None:
-                continue
+            if member is not None and (member.assignment is not None or member.lane.apart):
+                continue  # what is persisted apart just now would stay behind
             if member is not None:
                 del self.members[number]
                 member.end()

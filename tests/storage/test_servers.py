@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.lsm.entry import PutEffect
+from penncloud.rpc.registration import Assign
 from penncloud.storage.quarantine import kept_cuts, kept_entries
 from penncloud.wire.messages import (
     AppendCell,
@@ -133,6 +135,36 @@ class WritePathTests(ServersTestCase):
                     self.assertGreaterEqual(kept, servers.replica(other).state.sealed_stable)
             servers.hosts[other].disk.slowness = 1.0
             servers.ready()
+
+    def test_dropped_while_it_begins(self) -> None:
+        """A learner is to let go of a tablet while the first of it goes to its disk: nothing stays behind."""
+        for hundredths in range(0, 60, 4):
+            servers, name = self._learner_that_begins()
+            replicas = servers.node(name)._replicas
+            servers.run(hundredths / 100)
+            for _ in range(3):
+                # As the coordinators do: as long as it says that it has the tablet.
+                if WHOLE in replicas.members:
+                    replicas.act_on(Assign(0, []))
+                    Deferred.fromCoroutine(replicas.drop([WHOLE]))
+                servers.run(1)
+            left = replicas._engine.has(WHOLE), replicas._around.standings.knows(WHOLE)
+            self.assertEqual(left, (False, False), hundredths)
+            self.assertNotIn(WHOLE, replicas.members)
+
+    def _learner_that_begins(self) -> tuple[Servers, str]:
+        """A server with a slow disk whose blank replica is just being filled, and its name."""
+        servers = self.serve()
+        name = next(name for name in servers.hosts if name != servers.primary())
+        servers.kill(name, wiped=True)
+        servers.until(lambda: name not in servers.coordinator.tablet().members)
+        servers.hosts[name].start()
+        servers.until(lambda: WHOLE in servers.node(name)._replicas.members)
+        servers.hosts[name].disk.slowness = 100.0
+        lane = servers.member(name).lane
+        servers.until(lambda: lane.apart and bool(lane.waiting[0].entries))
+        servers.coordinator.silent = True
+        return servers, name
 
     def test_reads_that_are_confirmed(self) -> None:
         """Without trust in clocks a read costs a round to the members."""
