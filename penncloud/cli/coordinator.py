@@ -33,7 +33,9 @@ def add_to(commands: Any) -> None:
     )
     add.add_argument("id", metavar="ID", help="e.g. coordinator-4")
     add.add_argument("address", metavar="HOST:PORT", help="where the others reach it")
-    remove = action("remove", "take a coordinator out of the group; it decides no more")
+    remove = action(
+        "remove", "take a coordinator out of the group; its process goes on, and decides no more"
+    )
     remove.add_argument("id", metavar="ID")
     transfer = action("transfer", "hand leadership over")
     transfer.add_argument("id", metavar="ID", nargs="?", default="", help="default: any other")

@@ -37,7 +37,11 @@ _OFFSETS: Final = {"agent": 420, "coordinator": 520, "storage": 620}
 _METRICS_OFFSET: Final = 1000
 _MAX_SERVERS: Final = 100
 # The command that takes a server with data away.
-_REMOVED_BY: Final = {"storage": "node", "coordinator": "coordinator"}
+# How there come to be fewer of those that hold data.
+_FEWER: Final = {
+    "storage": "take one away by `penncloud node remove`",
+    "coordinator": "`penncloud coordinator remove` takes one out of the group, and leaves its process",
+}
 # How far to search: a host that has more ports in use than that has another problem.
 _SEARCH: Final = 500
 
@@ -151,8 +155,7 @@ def _counts(wanted: Wanted, before: Topology) -> dict[str, int]:
             raise ConfigurationError(f"{option} {count}: from 1 to {_MAX_SERVERS}")
         if role in ("storage", "coordinator") and count < running:
             raise ConfigurationError(
-                f"{option} {count}: this cluster has {running}, and each holds data;"
-                f" take one away by `penncloud {_REMOVED_BY[role]} remove`"
+                f"{option} {count}: this cluster has {running}, and each holds data; {_FEWER[role]}"
             )
         counts[role] = count
     if counts["coordinator"] not in COORDINATOR_COUNTS:

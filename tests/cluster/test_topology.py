@@ -89,6 +89,15 @@ class PlanTests(SynchronousTestCase):
         first = plan(Wanted(), None, anything)
         self.assertIn("--storage 2", self.refused(Wanted(counts={"storage": 2}), first))
 
+    def test_coordinators(self) -> None:
+        """Five may take the place of three, on ports of their own; not the other way round."""
+        first = plan(Wanted(), None, anything)
+        second = plan(Wanted(counts={"coordinator": 5}), first, anything)
+        self.assertEqual(ports(second, "coordinator"), [8600, 8601, 8602, 8603, 8604])
+        self.assertEqual(plan(Wanted(), second, anything), second)
+        three = self.refused(Wanted(counts={"coordinator": 3}), second)
+        self.assertIn("out of the group", three)
+
     def test_one_was_removed(self) -> None:
         """The others keep their names and ports, and a new one gets a name that was not used."""
         first = without(plan(Wanted(counts={"storage": 4}), None, anything), "storage-2")
