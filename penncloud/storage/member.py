@@ -325,7 +325,10 @@ class Member:
     async def _sound(self) -> None:
         """What is on the disk is a replica's state again."""
         standings = self._around.standings
-        await standings.update({self.id: Standing(standings[self.id].sealed, False)})
+        standing = standings[self.id]
+        if standing.blank:
+            # Of another one the disk knows it: it could only refuse what has been done already.
+            await standings.update({self.id: Standing(standing.sealed, False)})
         self.blank = False
         self.tablet.damage = ""
 

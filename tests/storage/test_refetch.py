@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penncloud.lsm.aside import names_of
 from penncloud.lsm.errors import TabletDamaged
+from penncloud.platform.memory_disk import Fault
 from penncloud.wire.messages import Error, Get, Ok, Put, Value
 from tests.storage.servers import WHOLE, Servers
 from tests.storage.test_servers import ServersTestCase
@@ -97,6 +98,38 @@ class RefetchTests(ServersTestCase):
 
     def test_found_while_it_is_replaced(self) -> None:
         """A copy that is being replaced by a fetched one turns out to be damaged: the fetched one counts."""
+        servers, other = self.fetching()
+        fetched = servers.node(other)._copies.received_bytes
+        servers.hosts[other].disk.slowness = 2000.0
+        self.flip(servers, other)
+        with self.assertRaises(TabletDamaged):
+            for row in ROWS:
+                servers.cells(other, row)
+        servers.run(3)
+        servers.hosts[other].disk.slowness = 1.0
+        self.whole_and_sound(servers)
+        self.assertLess(servers.node(other)._copies.received_bytes, 2 * fetched)
+
+    def test_no_room_when_it_is_replaced(self) -> None:
+        """The disk is full right after a fetched copy has taken the old one's place: it goes on with room."""
+        servers, other = self.fetching()
+        disk = servers.hosts[other].disk
+        begin = disk.begin
+        refused: list[str] = []
+
+        def full_once(what: str) -> Fault | None:
+            if what == "replace replicas" and not refused:
+                refused.append(what)
+                return Fault.FULL
+            return begin(what)
+
+        self.patch(disk, "begin", full_once)
+        servers.until(lambda: not servers.replica(other).state.installing)
+        self.assertIsInstance(servers.asked(servers.primary(), Put(b"x", b"c", b"")), Ok)
+        self.whole_and_sound(servers)
+
+    def fetching(self) -> tuple[Servers, str]:
+        """One of the servers has been away, has all of a newer copy, and is about to put it in its place."""
         servers = self.filled()
         primary = servers.primary()
         other = next(name for name in servers.hosts if name != primary)
@@ -109,13 +142,4 @@ class RefetchTests(ServersTestCase):
         servers.run(0.5)
         servers.mend()
         servers.until(lambda: servers.replica(other).state.installing)
-        fetched = servers.node(other)._copies.received_bytes
-        servers.hosts[other].disk.slowness = 2000.0
-        self.flip(servers, other)
-        with self.assertRaises(TabletDamaged):
-            for row in ROWS:
-                servers.cells(other, row)
-        servers.run(3)
-        servers.hosts[other].disk.slowness = 1.0
-        self.whole_and_sound(servers)
-        self.assertLess(servers.node(other)._copies.received_bytes, 2 * fetched)
+        return servers, other
