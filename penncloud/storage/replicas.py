@@ -218,13 +218,24 @@ class Replicas:
             if member is not None:
                 del self.members[number]
                 member.end()
-            await self._around.copies.forget(number)
-            if self._engine.has(number):
-                await self._engine.drop_tablet(number)
-            if self._around.standings.knows(number):
-                await self._around.standings.update({number: None})
+            try:
+                await self._forget(number)
+            except PennCloudError:
+                if member is not None:
+                    # The coordinators say it again only as long as they are told that it is here.
+                    member.begin(None)
+                    self.members[number] = member
+                raise
             if member is not None:
                 self.log.info("tablet {tablet} has moved away: dropped", tablet=number)
+
+    async def _forget(self, number: int) -> None:
+        """Take a tablet from the disk, where no replica works on it any more. Raises as the engine does."""
+        await self._around.copies.forget(number)
+        if self._engine.has(number):
+            await self._engine.drop_tablet(number)
+        if self._around.standings.knows(number):
+            await self._around.standings.update({number: None})
 
     def _add(
         self, place: Place, found: TabletRecovery | None, promise: Promise | None = None

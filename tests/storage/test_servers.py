@@ -6,6 +6,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.lsm.entry import PutEffect
+from penncloud.platform.errors import DiskFull
+from penncloud.platform.memory_disk import Fault
 from penncloud.rpc.registration import Assign
 from penncloud.storage.quarantine import kept_cuts, kept_entries
 from penncloud.wire.messages import (
@@ -151,6 +153,53 @@ class WritePathTests(ServersTestCase):
             left = replicas._engine.has(WHOLE), replicas._around.standings.knows(WHOLE)
             self.assertEqual(left, (False, False), hundredths)
             self.assertNotIn(WHOLE, replicas.members)
+
+    def test_no_room_to_drop(self) -> None:
+        """What a full disk did not let a server drop it still tells of, and drops when it has room."""
+        servers = self.serve()
+        name = next(name for name in servers.hosts if name != servers.primary())
+        replicas = servers.node(name)._replicas
+        servers.coordinator.silent = True
+        replicas.act_on(Assign(0, []))
+        begin = servers.hosts[name].disk.begin
+        full = self.patch(
+            servers.hosts[name].disk,
+            "begin",
+            lambda what: Fault.FULL if what == "replace lsm/MANIFEST" else begin(what),
+        )
+        refused = Deferred.fromCoroutine(replicas.drop([WHOLE]))
+        servers.run(1)
+        self.failureResultOf(refused, DiskFull)
+        self.assertIn(WHOLE, [tip.tablet for tip in replicas.tips()])
+        full.restore()
+        Deferred.fromCoroutine(replicas.drop([WHOLE]))
+        servers.run(1)
+        self.assertFalse(replicas._engine.has(WHOLE))
+        self.assertEqual(replicas.tips(), [])
+
+    def test_no_room_to_drop_what_is_to_stay(self) -> None:
+        """What could not be dropped, and is to be had again, is fetched as if it were gone."""
+        servers = self.serve()
+        name = next(name for name in servers.hosts if name != servers.primary())
+        node = servers.node(name)
+        begin = servers.hosts[name].disk.begin
+        full = self.patch(
+            servers.hosts[name].disk,
+            "begin",
+            lambda what: Fault.FULL if what == "replace lsm/MANIFEST" else begin(what),
+        )
+        node._replicas.act_on(Assign(0, []))
+        refused = Deferred.fromCoroutine(node._replicas.drop([WHOLE]))
+        servers.run(0.1)
+        self.failureResultOf(refused, DiskFull)
+        full.restore()
+        servers.coordinator.map_version += 1
+        servers.coordinator.assign_all()
+        servers.until(lambda: not servers.member(name).blank)
+        servers.ready()
+        self.assertIsInstance(servers.asked(servers.primary(), Put(R, b"c", b"v")), Ok)
+        servers.run(0.1)
+        self.assertEqual(servers.cells(name, R)[b"c"][1], b"v")
 
     def _learner_that_begins(self) -> tuple[Servers, str]:
         """A server with a slow disk whose blank replica is just being filled, and its name."""
