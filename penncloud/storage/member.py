@@ -304,6 +304,8 @@ class Member:
         if staged is None:
             raise StoreDamaged("nothing of the checkpoint is staged")
         found = await copies.install(self.id, staged.source, checkpoint)
+        if found.damaged:
+            raise TabletDamaged(self.id, found.damaged)
         self._keep(found)
         await self._sound()
 

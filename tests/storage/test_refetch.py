@@ -128,6 +128,29 @@ class RefetchTests(ServersTestCase):
         self.assertIsInstance(servers.asked(servers.primary(), Put(b"x", b"c", b"")), Ok)
         self.whole_and_sound(servers)
 
+    def test_damaged_as_it_takes_its_place(self) -> None:
+        """The blob of a fetched copy goes bad once it is in: it is never taken for a tablet without one."""
+        servers, other = self.fetching()
+        disk = servers.hosts[other].disk
+        read = disk.read
+        looked: list[str] = []
+
+        def bad_the_second_time(path: str) -> bytes:
+            if path.endswith(".meta"):
+                looked.append(path)
+                if len(looked) == 2:
+                    disk.flip_bit(path, 8 * 21)
+            return read(path)
+
+        self.patch(disk, "read", bad_the_second_time)
+        engine = servers.node(other)._engine
+        for _ in range(100):
+            servers.run(0.02)
+            if engine.has(WHOLE) and engine.damage(WHOLE):
+                self.assertTrue(servers.member(other).blank)
+        self.assertEqual(len(set(looked)), 2)
+        self.whole_and_sound(servers)
+
     def fetching(self) -> tuple[Servers, str]:
         """One of the servers has been away, has all of a newer copy, and is about to put it in its place."""
         servers = self.filled()
