@@ -278,7 +278,7 @@ def drawn_settings(chance: random.Random, modes: random.Random, base: Settings) 
         read_mode = "confirm"
     raft_log_bytes = base.raft_log_bytes
     if base.sometimes_compact and modes.random() < 0.5:
-        raft_log_bytes = modes.choice((2, 8)) * 1024
+        raft_log_bytes = modes.choice((512, 2048))
     split_bytes, tablets = base.split_bytes, [1, 2, 6, 7]
     if base.splits == "always" or (base.splits == "sometimes" and chance.random() < 0.5):
         split_bytes, tablets = chance.choice((64, 128)) * 1024, [1, 2]
