@@ -64,7 +64,11 @@ class Assignments:
         }
         suspects = [one for one in peers if self._members.detector.state(one) == "dead"]
         tablets = [_assignment(record, node_id) for record in records]
-        return Assign(state.map_version, tablets, peers, suspects)
+        known = {one: state.nodes[one] for one in peers}
+        outranked = {
+            one: (node.incarnation, node.outranked) for one, node in known.items() if node.outranked
+        }
+        return Assign(state.map_version, tablets, peers, suspects, outranked=outranked)
 
     def forget_all(self) -> None:
         """This coordinator begins to lead: what others have told is not known."""

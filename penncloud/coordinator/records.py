@@ -7,7 +7,7 @@ newer ones are refused.
     format  added
     1       (no `format` field) servers, tablets, audit trail, requests
     2       replicas: incarnation, learners, leaving; draining servers; reserved ids; splits
-    3       refused: which of the requests were, and why
+    3       refused: which of the requests were, and why; outranked incarnations
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ class NewerState(PennCloudError):
 
 class NodeRecord(msgspec.Struct, frozen=True):
     """One server as it last registered. `enabled`: an http server may be given new clients. `draining`:
-    a storage server shall hold no tablets."""
+    a storage server shall hold no tablets. `outranked`: the greatest incarnation that it had before."""
 
     node: Identity
     incarnation: int
     enabled: bool = True
     draining: bool = False
+    outranked: int = 0
 
 
 class SplitRecord(msgspec.Struct, frozen=True):

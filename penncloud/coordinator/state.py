@@ -138,7 +138,12 @@ class StateMachine:
         known = known or NodeRecord(node, command.incarnation)
         if command.incarnation < known.incarnation != command.replaces:
             return Rejected("SUPERSEDED", f"another {node.id}, started later, has registered")
-        change: dict[str, Any] = {"node": node, "incarnation": command.incarnation}
+        outranked = max(known.outranked, known.incarnation)
+        change: dict[str, Any] = {
+            "node": node,
+            "incarnation": command.incarnation,
+            "outranked": outranked if outranked > command.incarnation else 0,
+        }
         self.state.nodes[node.id] = msgspec.structs.replace(known, **change)
         self.state.note(
             command.at, f"{node.id} ({node.role}) starts at {node.host}:{node.port}, pid {node.pid}"

@@ -176,6 +176,8 @@ class Assign(msgspec.Struct, tag="assign", frozen=True):
     addresses (host:port) of the servers named in the tablets, `suspects` those of them that the
     coordinators take for dead now; both may change while `map_version` stays. A tablet that the server
     holds and that is not in `tablets` is kept, unless `dropped` says that nobody needs its copy any more.
+    `outranked` names the peers whose process has a lower incarnation than an earlier one had (an empty disk
+    under a clock that was set back): its own, and the greatest before it.
     """
 
     map_version: int
@@ -183,6 +185,7 @@ class Assign(msgspec.Struct, tag="assign", frozen=True):
     peers: dict[str, str] = {}
     suspects: list[str] = []
     dropped: list[int] = []
+    outranked: dict[str, tuple[int, int]] = {}
 
 
 class Assigned(msgspec.Struct, tag="assigned", frozen=True):

@@ -28,10 +28,13 @@ class Outside:
         if self._peers is not None:
             self._peers.flush()
 
-    def connect(self, addresses: Mapping[str, str]) -> None:
-        """Keep connections to these peers."""
+    def connect(
+        self, addresses: Mapping[str, str], outranked: Mapping[str, tuple[int, int]]
+    ) -> None:
+        """Keep connections to these peers; see `Peers`."""
         if self._peers is not None:
             self._peers.connect(addresses)
+            self._peers.believe(outranked)
 
     def propose(self, configuration: Configuration) -> None:
         """To the coordinators; the outcome comes as an assignment."""

@@ -8,7 +8,8 @@ Theory of operation
     Nothing is kept for a peer that cannot be reached or does not read: its messages are dropped, and the
     replicas find out by the protocol. When a connection is new, `reconnected` is told, because what was
     under way on the one before may be lost. The receiving side takes messages from the newest connection
-    of a sender only, so that late ones of an older connection are never seen behind newer ones.
+    of a sender only, so that late ones of an older connection are never seen behind newer ones. Which is
+    newer the incarnations say, and where a clock was set back, the coordinators.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class Peers:
         self._links: dict[str, _Link] = {}
         self._heard: dict[str, _Heard] = {}
         self._senders: dict[RpcProtocol, str] = {}
+        self._outranked: dict[str, tuple[int, int]] = {}
         self._number = 0
         self._stopped = False
 
@@ -168,6 +170,10 @@ class Peers:
         if holder is not None and holder.id != hello.id:
             connection.drop(f"the certificate is of {holder}, but it says that it is {hello.id}")
             return
+        present, before = self._outranked.get(hello.id, (0, 0))
+        if present < hello.incarnation <= before:
+            connection.drop(f"another process of {hello.id} has registered since")
+            return
         order = hello.incarnation, hello.number
         known = self._heard.get(hello.id)
         if known is not None and known.connection is not connection:
@@ -189,6 +195,19 @@ class Peers:
             connection.drop(f"{sender} sends what is no message: {error}")
             return
         self._received(sender, messages)
+
+    def believe(self, outranked: Mapping[str, tuple[int, int]]) -> None:
+        """Peers whose process has a lower incarnation than an earlier one had: both.
+
+        What was heard of the earlier one says nothing about which connection is newer.
+        """
+        self._outranked = dict(outranked)
+        for peer, (present, before) in outranked.items():
+            heard = self._heard.get(peer)
+            if heard is not None and present < heard.order[0] <= before:
+                del self._heard[peer]
+                self._senders.pop(heard.connection, None)
+                heard.connection.drop(f"another process of {peer} has registered since")
 
     def lost(self, connection: RpcProtocol) -> None:
         """A connection that somebody made to this server has ended."""

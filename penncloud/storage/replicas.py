@@ -250,7 +250,7 @@ class Replicas:
         now = self._clock.seconds()
         self.addresses = dict(assign.peers)
         self.suspects = frozenset(assign.suspects)
-        self._outside.connect(self.addresses)
+        self._outside.connect(self.addresses, assign.outranked)
         for assignment in assign.tablets:
             member = self.members.get(assignment.id)
             if member is None:

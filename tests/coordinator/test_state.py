@@ -295,7 +295,13 @@ class CommandTests(SynchronousTestCase):
         self._rejected(subject.apply(msgspec.structs.replace(earlier, replaces=1)), "SUPERSEDED")
         follows = msgspec.structs.replace(earlier, replaces=2)
         self.assertEqual(subject.apply(follows), Applied())
-        self.assertEqual(subject.state.nodes["storage-2"].incarnation, 1)
+        record = subject.state.nodes["storage-2"]
+        self.assertEqual((record.incarnation, record.outranked), (1, 2))
+        # Which one it has come after stays known until the clock is right again.
+        subject.apply(RegisterNode(10.0, STORAGE_2, 0, 1))
+        self.assertEqual(subject.state.nodes["storage-2"].outranked, 2)
+        subject.apply(RegisterNode(10.0, STORAGE_2, 3))
+        self.assertEqual(subject.state.nodes["storage-2"].outranked, 0)
 
     def test_roles_stay(self) -> None:
         """An id belongs to one role."""

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from penncloud.judge.workloads import Registers
+from penncloud.simulation import faults
 from penncloud.simulation import scenario as runs
 from penncloud.simulation.scenarios import SCENARIOS
 from penncloud.simulation.shrink import shrink
@@ -133,6 +135,15 @@ class SeedTests(RunCase):
     def test_asked_while_it_fetches(self) -> None:
         """A server is asked how it stands while a checkpoint takes the place of a copy that was damaged."""
         self.assertEqual(self.play("decay", 127).violations, [])
+
+    def test_an_empty_disk_and_an_old_clock(self) -> None:
+        """Its incarnation is lower than those before: the others believe the coordinators, and let it in."""
+        wiped = runs.ClusterScenario("w", "", (Registers,), (faults.wipes,), trouble_s=(8.0, 12.0))
+        for seed in (3, 6):
+            result = wiped.play(seed)
+            self.forget()
+            self.assertEqual(result.violations, [])
+            self.assertGreater(result.counts["rejoins"], 1)
 
     def test_elections(self) -> None:
         """Voters die as soon as they have voted."""

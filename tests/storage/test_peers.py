@@ -112,6 +112,28 @@ class ReceivingTests(SynchronousTestCase):
         self.peers.lost(newest)
         self.assertTrue(self.greet(1, 1).dropped)
 
+    def test_a_clock_that_was_set_back(self) -> None:
+        """An empty disk knows no earlier incarnation: what the coordinators say of them counts."""
+        before = self.greet(9, 3)
+        after = self.greet(5, 1)
+        self.assertTrue(after.dropped, "nobody has said so yet")
+        self.peers.believe({"a": (5, 9)})
+        self.assertTrue(before.dropped)
+        self.say(before)
+        after = self.greet(5, 2)
+        self.assertFalse(after.dropped)
+        self.say(after)
+        self.assertEqual(len(self.heard), 1)
+        for late in (9, 7, 4):
+            self.assertTrue(self.greet(late, 10).dropped, late)
+        self.assertFalse(after.dropped)
+        restarted = self.greet(10, 1)
+        self.assertFalse(restarted.dropped)
+        self.assertTrue(after.dropped)
+        # The news may be older than the process that was heard.
+        self.peers.believe({"a": (5, 9)})
+        self.assertFalse(restarted.dropped)
+
     def test_without_greeting(self) -> None:
         """Nobody knows who says it."""
         self.say(_Connection())
