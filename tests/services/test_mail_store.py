@@ -130,6 +130,14 @@ class MailboxTests(TestCase):
         await self.deliver("u")
         self.assertEqual(len((await self.box.page("inbox"))[0]), 2)
 
+    async def test_delivered_once_by_any_clock(self) -> None:
+        """A delivery is tried again by a server whose clock is a day behind."""
+        await self.deliver("t")
+        self.world.offset_s -= 86400
+        await self.deliver("t")
+        self.assertTrue(await self.box.was_filed("t"))
+        self.assertEqual(len((await self.box.page("inbox"))[0]), 1)
+
     async def test_marks_are_forgotten(self) -> None:
         """Marks of deliveries long ago go with later ones: the row does not grow by them for ever."""
         for n in range(5):
@@ -216,6 +224,8 @@ class OutboxTests(TestCase):
         self.assertTrue(await self.world.outbox.send("t1", out))
         self.assertFalse(await self.world.outbox.send("t1", out))
         self.world.clock.advance(3600 * 30)
+        self.assertFalse(await self.world.outbox.send("t1", out))
+        self.world.offset_s -= 3600 * 54
         self.assertFalse(await self.world.outbox.send("t1", out))
         self.assertEqual(len(await self.inbox("bob")), 1)
         self.assertEqual(len(await self.inbox("alice", "sent")), 1)

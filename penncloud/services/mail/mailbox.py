@@ -11,7 +11,7 @@
       released/ID/BOX            deleted here, its body not yet released
 
 A delivery is one mutation: its entry, the indexes and the mark that it was made, or nothing. The marks
-are kept for `REMEMBER_DAYS`, longer than one delivery is retried without the message being sent afresh.
+are kept for some days (`days`), longer than one delivery is retried without the message being sent afresh.
 """
 
 from __future__ import annotations
@@ -38,14 +38,13 @@ from penncloud.client.table import (
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
 from penncloud.services.mail.bodies import Bodies
+from penncloud.services.mail.days import days_to_look, today
 from penncloud.services.mail.summary import Summary
 
 BoxName = Literal["inbox", "sent"]
 _BOXES: dict[BoxName, bytes] = {"inbox": b"i", "sent": b"s"}
 _NAMES: dict[bytes, BoxName] = {b"i": "inbox", b"s": "sent"}
 
-# Deliveries are remembered for today and so many days before.
-REMEMBER_DAYS = 2
 # Old marks removed along with one delivery: more than one delivery adds.
 _FORGET_AT_ONCE = 8
 # References that are looked up to find a message's parent.
@@ -121,8 +120,8 @@ class Mailbox:
         Its body has to be held for this box (`holder`).
         """
         summary = filing.summary
-        today = int(self._environment.now() // 86400)
-        days = range(today - REMEMBER_DAYS, today + 1)
+        now = self._environment.now()
+        days = days_to_look(now)
         parent = await self._parent(summary)
         thread = parent.thread if parent else filing.message_id
         entry = Entry(
@@ -132,7 +131,7 @@ class Mailbox:
             sender=summary.sender,
             to=summary.to,
             subject=summary.subject,
-            date=self._environment.now(),
+            date=now,
             snippet=summary.snippet,
             size=summary.size,
             message_id=summary.message_id,
@@ -142,7 +141,7 @@ class Mailbox:
         letter = _BOXES[box]
         operations: list[SubOperation] = [
             *(IfVersion(_delivered(day, filing.token), 0) for day in days),
-            PutCell(_delivered(today, filing.token), b""),
+            PutCell(_delivered(today(now), filing.token), b""),
             AppendCell(box.encode() + b"/", msgspec.json.encode(entry)),
             AppendCell(b"at/%s/%s" % (filing.message_id.encode(), letter), b""),
             AppendCell(b"thread/%s/%s" % (thread.encode(), letter), b""),
@@ -167,8 +166,7 @@ class Mailbox:
 
     async def was_filed(self, token: str) -> bool:
         """Whether a delivery of this token was made in the last days."""
-        today = int(self._environment.now() // 86400)
-        for day in range(today, today - REMEMBER_DAYS - 1, -1):
+        for day in reversed(days_to_look(self._environment.now())):
             if await self._table.get(self._row, _delivered(day, token)) is not None:
                 return True
         return False

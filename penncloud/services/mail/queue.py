@@ -35,6 +35,7 @@ from penncloud.client.table import (
 )
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
+from penncloud.services.mail.days import days_to_look, today
 from penncloud.wire.limits import MAX_SCAN_CELLS
 
 SHARDS = 8
@@ -43,8 +44,6 @@ _PAGE = 200
 # Seconds that a lease lasts without being renewed, and between renewals.
 LEASE_S = 8.0
 RENEW_S = 2.5
-# Finished items are remembered for today and so many days before.
-REMEMBER_DAYS = 2
 # Outside domains of one submission: each is two sub-operations of the splitting mutation.
 MAX_DOMAINS = 100
 
@@ -123,12 +122,10 @@ class Queue:
     async def submit(self, item: Item) -> Claimed:
         """Queue a new submission, leased to us. Raises AlreadyQueued."""
         before = self._monotonic()
-        today = self._today()
         item = self._leased(item)
         operations: list[SubOperation] = [IfVersion(_item(item.id), 0)]
-        operations += [
-            IfVersion(_done(day, item.id), 0) for day in range(today - REMEMBER_DAYS, today + 1)
-        ]
+        days = days_to_look(self._environment.now())
+        operations += [IfVersion(_done(day, item.id), 0) for day in days]
         operations += _puts(item)
         try:
             version = await self._table.mutate(row_of(item.id), operations)
@@ -210,7 +207,10 @@ class Queue:
             IfVersion(_item(old.id), claimed.version),
             DeleteCell(_item(old.id)),
             DeleteCell(_due(old)),
-            PutCell(_done(self._today(), old.id), msgspec.json.encode(Done(old.message_id))),
+            PutCell(
+                _done(today(self._environment.now()), old.id),
+                msgspec.json.encode(Done(old.message_id)),
+            ),
         ]
         for item in successors:
             assert row_of(item.id) == row_of(old.id), "an item moved to another row"
@@ -233,7 +233,7 @@ class Queue:
     async def old_done(self, shard: int, limit: int) -> list[tuple[bytes, str, Done]]:
         """(column, item id, what it says) of finished items that need not be remembered any more."""
         row = b"queue/%02d" % shard
-        stop = _done(self._today() - REMEMBER_DAYS, "")
+        stop = _done(days_to_look(self._environment.now())[0], "")
         page = await self._table.scan(row, b"done/", stop, limit=limit)
         return [
             (
@@ -286,9 +286,6 @@ class Queue:
     def _monotonic(self) -> float:
         seconds: float = self._environment.reactor.seconds()
         return seconds
-
-    def _today(self) -> int:
-        return int(self._environment.now() // 86400)
 
 
 def item_holder(item_id: str) -> str:
