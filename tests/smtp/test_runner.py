@@ -10,11 +10,11 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from penncloud.client.table import Unavailable
+from penncloud.client.table import Unavailable, prefix_stop
 from penncloud.services.mail.mailbox import Listed
 from penncloud.services.mail.mime import content, parse
 from penncloud.services.mail.outbox import Outbox
-from penncloud.services.mail.queue import Queue
+from penncloud.services.mail.queue import RENEW_S, Queue
 from penncloud.services.mail.reclaim import Reclaimer
 from penncloud.smtp.client import Answer, Job
 from penncloud.smtp.dsn import Reports
@@ -274,6 +274,31 @@ class TakeoverTests(RunnerCase):
         self.assertEqual([len(self.relay.jobs), len(other.jobs)], [1, 1])
         self.assertEqual(self.inbox(), [])
 
+    async def test_renewal_without_an_answer(self) -> None:
+        """A renewal that was done although no answer came is the node's own: what was taken meanwhile is
+        noted as taken, and not sent a second time."""
+        self.relay.held = []
+        forgetful = _MortalTable(self.world.table)
+        self.runner("smtp-1", table=forgetful)
+        await self.send("b@x.org")
+        self.pass_time(1)
+        forgetful.is_mute = True
+        self.pass_time(RENEW_S + 1)
+        forgetful.is_mute = False
+        self.relay.held.pop(0).callback(None)
+        self.pass_time(200)
+        self.assertEqual(len(self.relay.jobs), 1)
+        self.assertEqual(await self.columns(b"item/") + await self.columns(b"due/"), [])
+
+    async def columns(self, prefix: bytes) -> list[bytes]:
+        """What the whole queue holds under a prefix."""
+        cells = [
+            cell
+            for row in self.world.rows(b"queue/")
+            for cell in (await self.world.table.scan(row, prefix, prefix_stop(prefix))).cells
+        ]
+        return [cell.col for cell in cells]
+
     async def test_submission_of_a_dead_frontend(self) -> None:
         """A message committed by a frontend that died is filed, delivered and sent by an smtp node."""
 
@@ -308,11 +333,12 @@ class TakeoverTests(RunnerCase):
 
 class _MortalTable:
     """A node's connection to the store; when the node is dead nothing it asks is ever done; when the store
-    is away for it, it is told so."""
+    is away for it, it is told so; when it is mute what it asks is done, and it does not learn of it."""
 
     def __init__(self, table: Any) -> None:
         self.is_dead = False
         self.is_away = False
+        self.is_mute = False
         self._table = table
 
     def watch(self, row: bytes, callback: Callable[[int], None]) -> Any:
@@ -326,6 +352,9 @@ class _MortalTable:
                 raise Unavailable("away")
             if self.is_dead:
                 await Deferred()
-            return await method(*args, **kwargs)
+            result = await method(*args, **kwargs)
+            if self.is_mute:
+                raise Unavailable("no answer")
+            return result
 
         return call

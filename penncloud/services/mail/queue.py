@@ -202,23 +202,16 @@ class Queue:
 
     async def finish(self, claimed: Claimed, successors: Sequence[Item] = ()) -> None:
         """The item is executed; `successors` (of the same submission) take its place, due at once."""
-        old = claimed.item
+        item_id = claimed.item.id
+        mark = msgspec.json.encode(Done(claimed.item.message_id))
         operations: list[SubOperation] = [
-            IfVersion(_item(old.id), claimed.version),
-            DeleteCell(_item(old.id)),
-            DeleteCell(_due(old)),
-            PutCell(
-                _done(today(self._environment.now()), old.id),
-                msgspec.json.encode(Done(old.message_id)),
-            ),
+            DeleteCell(_item(item_id)),
+            PutCell(_done(today(self._environment.now()), item_id), mark),
         ]
         for item in successors:
-            assert row_of(item.id) == row_of(old.id), "an item moved to another row"
+            assert row_of(item.id) == row_of(item_id), "an item moved to another row"
             operations += _puts(item)
-        try:
-            await self._table.mutate(row_of(old.id), operations)
-        except Conflict as conflict:
-            raise LeaseLost(f"{old.id} was taken over") from conflict
+        await self._change(claimed, operations)
 
     async def listed(self, shard: int, behind: str = "") -> list[Item]:
         """A page of all items of a shard, by id, behind one of them; none: there are no more."""
@@ -253,16 +246,32 @@ class Queue:
         return self._table.watch(b"queue/%02d" % shard, callback)
 
     async def _replace(self, claimed: Claimed, item: Item) -> None:
-        old = claimed.item
-        try:
-            claimed.version = await self._table.mutate(
-                row_of(old.id),
-                [IfVersion(_item(old.id), claimed.version), DeleteCell(_due(old)), *_puts(item)],
-            )
-        except Conflict as conflict:
-            claimed.valid_until = self._monotonic()
-            raise LeaseLost(f"{old.id} was taken over") from conflict
+        claimed.version = await self._change(claimed, _puts(item))
         claimed.item = item
+
+    async def _change(self, claimed: Claimed, operations: Sequence[SubOperation]) -> int:
+        """Change an item that we hold, and when it is due. Raises LeaseLost.
+
+        A renewal whose answer was lost may have been done: what then stands there, newer than we know,
+        still is ours, and giving it up would let it be sent twice.
+        """
+        row, col = row_of(claimed.item.id), _item(claimed.item.id)
+        for _ in range(2):
+            condition = IfVersion(col, claimed.version)
+            try:
+                return await self._table.mutate(
+                    row, [condition, DeleteCell(_due(claimed.item)), *operations]
+                )
+            except Conflict:
+                found = await self._table.get(row, col)
+            if found is None:
+                break
+            item = msgspec.json.decode(found.value, type=Item)
+            if item.lease != self._lease():
+                break
+            claimed.item, claimed.version = item, found.version
+        claimed.valid_until = self._monotonic()
+        raise LeaseLost(f"{claimed.item.id} was taken over")
 
     def _lease_left(self, item: Item, version: int) -> float:
         """Seconds until this node may take the item; 0: now."""
@@ -279,9 +288,12 @@ class Queue:
     def _leased(self, item: Item) -> Item:
         return msgspec.structs.replace(
             item,
-            lease=Lease(self.node, self.incarnation),
+            lease=self._lease(),
             due=self._environment.now() + LEASE_S,
         )
+
+    def _lease(self) -> Lease:
+        return Lease(self.node, self.incarnation)
 
     def _monotonic(self) -> float:
         seconds: float = self._environment.reactor.seconds()
