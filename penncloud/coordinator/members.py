@@ -120,10 +120,12 @@ class Members:
 
     def start(self) -> None:
         """Expect those who are known, and begin to ping."""
-        self._expect_known()
+        self.expect_known()
         self._heartbeat.start(self._heartbeat_s, now=False).addErrback(self._heart_failed)
 
-    def _expect_known(self) -> None:
+    def expect_known(self) -> None:
+        """Wait for those that the state knows and that were not heard of here: a server that has yet to find
+        this coordinator is not dead. To be called before anybody acts on a state that has changed."""
         now = self._clock.seconds()
         for record in self._decisions.machine.state.nodes.values():
             if record.node.role != "coordinator" and not self.detector.knows(record.node.id):
@@ -269,7 +271,6 @@ class Members:
                 session.connection.note(Ping(self._ping_number))
             except (Disconnected, RpcBusy) as error:
                 self.log.debug("no ping to {id}: {why}", id=session.id, why=str(error))
-        self._expect_known()
         self._after_beat()
 
     def write_down_all(self) -> None:

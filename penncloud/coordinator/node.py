@@ -214,6 +214,7 @@ class CoordinatorNode:
         return answer(request, self.decisions.machine.tablet_map, self._observer().address)
 
     def _changed(self) -> None:
+        self._members.expect_known()
         self._directory.changed()
         self._leader.work_soon()
         self._keep_up()

@@ -149,6 +149,23 @@ class FailoverTests(SynchronousTestCase):
         self.assertNotIn("storage-1", set(cluster.served().values()))
         cluster.until(cluster.whole)
 
+    def test_coordinators_restarted_before_a_primary_is_back(self) -> None:
+        """Coordinators that come back wait for the servers they know of: one that has yet to find them is not
+        dead, and keeps its tablets."""
+        cluster = self._cluster()
+        before = {tablet.id: (tablet.primary, tablet.epoch) for tablet in cluster.view().tablets}
+        self._cut(cluster, cluster.storages["storage-1"])
+        for host in cluster.coordinators:
+            host.kill(power=False)
+        for host in cluster.coordinators:
+            host.start()
+        cluster.until(lambda: cluster.leader() is not None)
+        cluster.run(0.05)
+        cluster.world.network.cut.clear()
+        cluster.run(5)
+        after = {tablet.id: (tablet.primary, tablet.epoch) for tablet in cluster.view().tablets}
+        self.assertEqual(after, before)
+
     def test_cut_off_from_the_coordinators(self) -> None:
         """A primary that nobody hears is followed; what it proposes later comes too late."""
         cluster = self._cluster()
