@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from email.utils import formatdate
 
@@ -34,8 +35,13 @@ class Reports:
     log = Logger()
 
     async def failed(self, item: Item, recipients: Sequence[Recipient]) -> None:
-        """Tell the sender that these will not get the message. Doing it again delivers nothing."""
-        await self._report(item, recipients, "failed", f"failed-{item.id}-{item.attempts}")
+        """Tell the sender that these will not get the message. Doing it again delivers nothing.
+
+        An attempt that is made again may find others refused: they are in the report's name.
+        """
+        refused = "\n".join(sorted(recipient.address for recipient in recipients))
+        digest = hashlib.sha256(refused.encode()).hexdigest()[:16]
+        await self._report(item, recipients, "failed", f"failed-{item.id}-{digest}")
 
     async def delayed(self, item: Item, recipients: Sequence[Recipient]) -> None:
         """Tell the sender that these did not get the message yet, and that it is tried on."""

@@ -8,7 +8,8 @@ Theory of operation
 
     After an attempt each recipient is done (gone from the item), refused (a report to the sender) or
     put off (the item comes back later, at growing intervals, until it is too old). The report is filed
-    before the item changes, under a token of the attempt: a crash in between repeats it without effect.
+    before those refused leave the item, under a token of theirs: a crash in between repeats it without
+    effect.
 """
 
 from __future__ import annotations

@@ -174,6 +174,24 @@ class OutcomeTests(RunnerCase):
             [job.recipients for _, job in self.relay.jobs], [["b@x.org", "c@x.org"], ["b@x.org"]]
         )
 
+    async def test_refused_after_the_report_on_another(self) -> None:
+        """An attempt that is made again after its report was filed reports on those refused only now."""
+        self.relay.answers.update({"b@x.org": UNKNOWN, "c@x.org": LATER})
+
+        async def dies(*args: Any) -> None:
+            raise ZeroDivisionError
+
+        patched = self.patch(Queue, "put_back", dies)
+        self.runner()
+        await self.send("b@x.org", "c@x.org")
+        self.pass_time(2)
+        patched.restore()
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.relay.answers["c@x.org"] = UNKNOWN
+        self.pass_time(30)
+        reports = b"".join(map(self.raw, self.inbox()))
+        self.assertIn(b"Final-Recipient: rfc822; c@x.org\r\nAction: failed\r\n", reports)
+
     async def test_no_report_on_reports(self) -> None:
         """What has the null sender is dropped when it cannot be delivered."""
         self.relay.answers["b@x.org"] = UNKNOWN
