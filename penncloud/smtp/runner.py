@@ -281,6 +281,17 @@ class QueueRunner:
             else:
                 self._attempts.labels("put_off").inc()
                 put_off.append(told)
+        is_late = (
+            bool(put_off)
+            and now - item.created > self.schedule.delay_notice_s
+            and not item.told_delay
+        )
+        left = refused + put_off
+        if (refused or is_late) and len(left) < len(item.recipients):
+            # A report waits for the sender's mailbox: nobody who has the message may get it again meanwhile.
+            await self._persist(
+                keeper, lambda: keeper.change(lambda: self._queue.keep(claimed, left))
+            )
         if refused:
             await self._persist(keeper, lambda: self._reports.failed(item, refused))
         if not put_off:
@@ -289,7 +300,6 @@ class QueueRunner:
             )
             await self._bodies.release_done(item.message_id, item.holder)
             return
-        is_late = now - item.created > self.schedule.delay_notice_s and not item.told_delay
         if is_late:
             await self._persist(keeper, lambda: self._reports.delayed(item, put_off))
         attempts = item.attempts + 1
@@ -373,6 +383,10 @@ class _LeaseKeeper:
         self._is_over = True
         if self._timer.running:
             self._timer.stop()
+
+    async def change(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Write a change after which we go on; no renewal comes in between."""
+        await self._lock.run(lambda: Deferred.fromCoroutine(change()))
 
     async def last_word(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Write the change that ends our work; no renewal comes in between or behind it."""

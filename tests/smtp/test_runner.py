@@ -174,6 +174,23 @@ class OutcomeTests(RunnerCase):
             [job.recipients for _, job in self.relay.jobs], [["b@x.org", "c@x.org"], ["b@x.org"]]
         )
 
+    async def test_report_that_cannot_be_filed(self) -> None:
+        """While the sender's mailbox is away, those who have the message do not get it again."""
+        self.relay.answers["b@x.org"] = UNKNOWN
+
+        async def away(*args: Any) -> None:
+            raise Unavailable("the mailbox is away")
+
+        patched = self.patch(Reports, "failed", away)
+        self.runner()
+        await self.send("b@x.org", "c@x.org")
+        self.pass_time(60)
+        patched.restore()
+        self.pass_time(60)
+        self.assertEqual(len(self.inbox()), 1)
+        sent = [address for _, job in self.relay.jobs for address in job.recipients]
+        self.assertEqual(sent.count("c@x.org"), 1)
+
     async def test_refused_after_the_report_on_another(self) -> None:
         """An attempt that is made again after its report was filed reports on those refused only now."""
         self.relay.answers.update({"b@x.org": UNKNOWN, "c@x.org": LATER})

@@ -196,6 +196,11 @@ class Queue:
         """Whether nobody else can have taken the item over yet."""
         return self._monotonic() < claimed.valid_until
 
+    async def keep(self, claimed: Claimed, recipients: list[Recipient]) -> None:
+        """Go on for these recipients alone: the others are done. Raises LeaseLost."""
+        rest = msgspec.structs.replace(claimed.item, recipients=recipients)
+        await self._replace(claimed, self._leased(rest))
+
     async def put_back(self, claimed: Claimed, item: Item) -> None:
         """Give the lease up; the item, as it is now, is looked at again when it is due."""
         await self._replace(claimed, msgspec.structs.replace(item, lease=None))
