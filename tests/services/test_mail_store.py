@@ -318,6 +318,44 @@ class OutboxTests(TestCase):
         self.assertEqual(world.rows(b"blob/") + world.rows(b"mail-intents/"), [])
         self.assertEqual(world.rows(b"queue/"), [])
 
+    async def test_reclaim_leaves_what_is_still_to_be_sent(self) -> None:
+        """A message that could not be carried out for days still has its text for everybody when it is."""
+        world = self.world
+
+        async def away(*args: Any) -> None:
+            raise Unavailable("a mailbox is away")
+
+        patched = self.patch(type(world.outbox), "carry_out", away)
+        with self.assertRaises(Unavailable):
+            await world.outbox.send("t", world.outgoing("bob@penncloud", "x@a.org"))
+        world.clock.advance(STALE_S + 3600)
+        await self.reclaimer().round()
+        patched.restore()
+        other = world.queue_of("smtp-1")
+        world.outbox._queue = other
+        await self.work(world, other)
+        world.clock.advance(60)
+        await self.work(world, other)
+        (listed,) = await self.inbox("bob")
+        self.assertIn(b"hello", await world.bodies.read_all(listed.entry.id, 10_000))
+        holders = sorted(await world.bodies.holders(listed.entry.id))
+        self.assertEqual(
+            holders, ["inbox/bob", f"queue/{submission_id('alice', 't')}.0", "sent/alice"]
+        )
+
+    async def test_reclaim_keeps_up(self) -> None:
+        """However many messages were sent, what they left is gone after a round."""
+        world = self.world
+        for n in range(250):
+            await world.table.put(b"queue/00", b"done/000001/%03d" % n, b'{"message_id":"00"}')
+            await world.table.put(b"mail-intents/0", b"0000000001/%04x" % n, b"[]")
+        await self.reclaimer().round()
+        self.assertEqual(world.rows(b"queue/") + world.rows(b"mail-intents/"), [])
+
+    def reclaimer(self) -> Reclaimer:
+        world = self.world
+        return Reclaimer(world.table, world.environment, world.bodies, world.post, world.queue)
+
 
 class _Failing:
     """A table whose n-th write is executed but not answered, or (even n) not executed."""

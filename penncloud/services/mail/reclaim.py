@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from attrs import define
 
-from penncloud.client.table import Table
+from penncloud.client.table import Cell, Table, after
 from penncloud.platform.environment import Environment
 from penncloud.services.mail.bodies import INTENT_SHARDS, Bodies
 from penncloud.services.mail.post import PostOffice
@@ -13,8 +13,8 @@ from penncloud.services.mail.queue import SHARDS, Queue
 
 # An intent of this age (seconds) belongs to a message whose writer is certainly gone.
 STALE_S = 24 * 3600.0
-# Intents and finished queue items looked at per round and shard.
-_PER_ROUND = 100
+# Intents, or finished queue items, read at a time.
+_PER_PAGE = 100
 
 
 @define
@@ -33,23 +33,42 @@ class Reclaimer:
         for shard in range(INTENT_SHARDS):
             settled += await self._intents(b"mail-intents/%d" % shard)
         for shard in range(SHARDS):
-            for col, item_id, done in await self._queue.old_done(shard, _PER_ROUND):
-                await self._bodies.release(done.message_id, f"queue/{item_id}")
-                await self._queue.forget(shard, col)
+            while marks := await self._queue.old_done(shard, _PER_PAGE):
+                for col, item_id, done in marks:
+                    await self._bodies.release(done.message_id, f"queue/{item_id}")
+                    await self._queue.forget(shard, col)
         return settled
 
     async def _intents(self, row: bytes) -> int:
         oldest = b"%010x" % max(0, int(self._environment.now() - STALE_S))
-        page = await self._table.scan(row, b"", oldest, limit=_PER_ROUND)
-        for cell in page.cells:
-            message_id = cell.col.decode().partition("/")[2]
-            await self._bodies.sweep_marks(message_id)
-            intended = msgspec.json.decode(cell.value, type=list[str])
-            for holder in {*intended, *await self._bodies.holders(message_id)}:
-                if not await self._refers(holder, message_id):
-                    await self._bodies.release(message_id, holder)
-            await self._table.delete(row, cell.col)
-        return len(page.cells)
+        settled, start = 0, b""
+        while True:
+            page = await self._table.scan(row, start, oldest, limit=_PER_PAGE)
+            for cell in page.cells:
+                settled += await self._settle(row, cell)
+            if not page.more:
+                return settled
+            start = after(page.cells[-1].col)
+
+    async def _settle(self, row: bytes, cell: Cell) -> bool:
+        message_id = cell.col.decode().partition("/")[2]
+        intended = msgspec.json.decode(cell.value, type=list[str])
+        if await self._is_queued(intended):
+            return False
+        await self._bodies.sweep_marks(message_id)
+        for holder in {*intended, *await self._bodies.holders(message_id)}:
+            if not await self._refers(holder, message_id):
+                await self._bodies.release(message_id, holder)
+        await self._table.delete(row, cell.col)
+        return True
+
+    async def _is_queued(self, intended: list[str]) -> bool:
+        """Whether some of it is still to be done: others may get the message only by that."""
+        for holder in intended:
+            kind, _, name = holder.partition("/")
+            if kind == "queue" and await self._queue.has(name):
+                return True
+        return False
 
     async def _refers(self, holder: str, message_id: str) -> bool:
         kind, _, name = holder.partition("/")
