@@ -172,19 +172,25 @@ class Accounts:
 
         Raises WrongPassword when `old` is not right, BadPassword when `new` is not acceptable.
         """
-        if await self.verify(name, old) is None:
+        account = await self.verify(name, old)
+        if account is None:
             raise WrongPassword("The present password is not right.")
-        return await self.set_password(name, new)
+        return await self._set_password(name, new, account.version)
 
     async def set_password(self, name: str, new: str) -> Account:
         """The administrator's way: as `change_password`, without the old one."""
+        return await self._set_password(name, new, None)
+
+    async def _set_password(self, name: str, new: str, version: int | None) -> Account:
         check_password(name, new)
         hashed = await self.passwords.hash(new)
-        return await self._change(name, end_sessions=True, password=hashed, default_password=False)
+        return await self._change(
+            name, version, end_sessions=True, password=hashed, default_password=False
+        )
 
     async def disable(self, name: str, disabled: bool) -> Account:
         """Let the account log in or not; disabling ends its sessions."""
-        return await self._change(name, end_sessions=disabled, disabled=disabled)
+        return await self._change(name, None, end_sessions=disabled, disabled=disabled)
 
     async def list(self, start: str = "", limit: int = 100) -> list[Account]:
         """Up to `limit` accounts with names from `start` on, in the order of their names."""
@@ -209,11 +215,17 @@ class Accounts:
             return None
         return msgspec.json.decode(cell.value, type=_Record), cell.version
 
-    async def _change(self, name: str, *, end_sessions: bool, **changes: str | bool) -> Account:
+    async def _change(
+        self, name: str, version: int | None, *, end_sessions: bool, **changes: str | bool
+    ) -> Account:
+        """Write the changes. `version`: only while the account is as it was when its password was verified,
+        so that who knows an old one does not undo what was set since."""
         for _ in range(_ATTEMPTS):
             found = await self._read(name)
             if found is None:
                 raise NoSuchAccount(f"There is no account {name}.")
+            if version not in (None, found[1]):
+                raise WrongPassword("The account was changed meanwhile; please try again.")
             record = msgspec.structs.replace(found[0], **changes)
             operations: list[SubOperation] = [
                 IfVersion(_ACCOUNT, found[1]),
@@ -222,10 +234,10 @@ class Accounts:
             if end_sessions:
                 operations.extend(await self._ending_sessions(name))
             try:
-                version = await self._table.mutate(user_row(name), operations)
+                changed = await self._table.mutate(user_row(name), operations)
             except Conflict:
                 continue
-            return _account(name, record, version)
+            return _account(name, record, changed)
         raise Unavailable(f"the account {name} is being changed by others all the time")
 
     async def _ending_sessions(self, name: str) -> Sequence[SubOperation]:

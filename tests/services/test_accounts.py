@@ -130,6 +130,22 @@ class AccountsTests(Services):
         self.assertIsNone(await self.accounts.verify("anna", "correct horse"))
         self.assertIsNotNone(await self.accounts.verify("anna", "battery staple"))
 
+    async def test_an_overtaken_password_change_changes_nothing(self) -> None:
+        """A password that the administrator sets is not undone by who still knew the old one."""
+        await self.accounts.create("anna", "correct horse")
+        verify = self.accounts.verify
+
+        async def overtaken(name: str, password: str) -> Account | None:
+            found = await verify(name, password)
+            await self.accounts.set_password(name, "battery staple")
+            return found
+
+        self.patch(self.accounts, "verify", overtaken)
+        with self.assertRaises(WrongPassword):
+            await self.accounts.change_password("anna", "correct horse", "mine for ever")
+        self.assertIsNone(await verify("anna", "mine for ever"))
+        self.assertIsNotNone(await verify("anna", "battery staple"))
+
     async def test_disabled_account_does_not_open(self) -> None:
         """A disabled account keeps existing, but nobody gets in until it is enabled again."""
         await self.accounts.create("anna", "correct horse")
