@@ -16,6 +16,8 @@ from penncloud.rpc.registration import MailPart, OnCoordinators, Registration, W
 from penncloud.services.accounts import Accounts
 from penncloud.services.blobs import Blobs, Sweeper
 from penncloud.services.files import Files
+from penncloud.services.mail.bodies import Bodies
+from penncloud.services.mail.mailbox import Mailbox
 from penncloud.web.first_admin import ensure_admin
 
 
@@ -42,8 +44,11 @@ class Household:
         self._on_coordinators = on_coordinators
         self._mail = mail
         self._workers = workers
-        files = Files(table, Blobs(table, environment.entropy), environment)
-        self._sweeper = Sweeper(environment, self.account_names, [files.collect])
+        self._table = table
+        blobs = Blobs(table, environment.entropy)
+        files = Files(table, blobs, environment)
+        self._bodies = Bodies(table, blobs, environment)
+        self._sweeper = Sweeper(environment, self.account_names, [files.collect, self.release_mail])
         self._registration: Registration | None = None
         self._preparing: Deferred[None] | None = None
 
@@ -88,10 +93,15 @@ class Household:
             await registration.stop()
 
     async def account_names(self) -> AsyncIterator[str]:
-        """Whose files the sweeper looks after: everybody's, page by page."""
+        """Whose files and mail the sweeper looks after: everybody's, page by page."""
         start = ""
         while accounts := await self._accounts.list(start):
             for account in accounts:
                 yield account.name
             # The next name in byte order; NUL is in no name.
             start = accounts[-1].name + "\0"
+
+    async def release_mail(self, name: str) -> None:
+        """Remove the texts of mail that an account deleted while they were out of reach."""
+        mailbox = Mailbox(self._table, self._bodies, self._environment, name)
+        await mailbox.release_deleted()

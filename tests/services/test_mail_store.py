@@ -182,6 +182,24 @@ class MailboxTests(TestCase):
         with self.assertRaises(NoSuchEntry):
             await self.box.mark(listed.stamp, unread=True)
 
+    async def test_delete_while_the_body_is_out_of_reach(self) -> None:
+        """A message is deleted also when its body cannot be released now; that is done later."""
+        message_id = await self.deliver("1")
+        ((listed,), _) = await self.box.page("inbox")
+
+        async def out_of_reach(*args: Any) -> None:
+            raise Unavailable("the body's tablet is away")
+
+        patched = self.patch(type(self.world.bodies), "release", out_of_reach)
+        await self.box.delete("inbox", listed.stamp)
+        patched.restore()
+        self.assertEqual((await self.box.page("inbox"))[0], [])
+        await self.box.release_deleted()
+        with self.assertRaises(NoSuchMessage):
+            await self.world.bodies.find(message_id)
+        page = await self.world.table.scan(b"mail/bob")
+        self.assertEqual([cell.col[:10] for cell in page.cells], [b"delivered/"])
+
 
 class OutboxTests(TestCase):
     def setUp(self) -> None:

@@ -18,6 +18,7 @@ from penncloud.placement.tablets import TabletMap
 from penncloud.platform.config import Cluster, Http
 from penncloud.platform.errors import ConfigurationError
 from penncloud.services.accounts import Accounts
+from penncloud.services.mail.mailbox import mailbox_row
 from penncloud.web.first_admin import ensure_admin, is_loopback_only
 from penncloud.web.node import HttpNode
 from tests.services.recording_control import RecordingControl
@@ -137,6 +138,18 @@ class HttpNodeTests(TestCase):
         for name in names:
             await node.context.accounts.create(name, "correct horse")
         self.assertEqual([name async for name in node.household.account_names()], names)
+
+    async def test_sweeps_the_mail_of_every_account(self) -> None:
+        """The mark of a deleted message whose text could not be removed goes, and the text with it."""
+        table = MemoryTable()
+        node = self.node(table)
+        row = b"message/0123456789ab"
+        await table.put(row, b"raw", b"hello")
+        await table.put(row, b"holder/inbox/bob", b"")
+        await table.put(mailbox_row("bob"), b"released/0123456789ab/inbox", b"")
+        await node.household.release_mail("bob")
+        for each in (row, mailbox_row("bob")):
+            self.assertEqual((await table.scan(each)).cells, ())
 
     async def test_can_be_stopped_while_it_waits_for_the_store(self) -> None:
         """A cluster that never came up can still be ended."""

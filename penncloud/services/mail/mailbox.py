@@ -22,6 +22,7 @@ from typing import Literal
 
 import msgspec
 from attrs import frozen
+from twisted.logger import Logger
 
 from penncloud.client.table import (
     AppendCell,
@@ -106,6 +107,8 @@ class NoSuchEntry(PennCloudError):
 
 class Mailbox:
     """One user's mailbox."""
+
+    log = Logger()
 
     def __init__(self, table: Table, bodies: Bodies, environment: Environment, name: str) -> None:
         self.name = name
@@ -264,7 +267,11 @@ class Mailbox:
             await self._table.mutate(self._row, operations)
         except Conflict as conflict:
             raise NoSuchEntry("this message is not here any more") from conflict
-        await self.release_deleted()
+        try:
+            await self.release_deleted()
+        except PennCloudError as error:
+            # The message is gone from here; its mark lets the sweeper remove the text.
+            self.log.info("{id} not released yet: {error}", id=entry.id, error=str(error))
 
     async def release_deleted(self) -> None:
         """Release the bodies of deleted messages, also of deletions that were cut off before."""
