@@ -134,7 +134,9 @@ class AgentNode:
             await maybeDeferred(self._listening.stopListening)
         await self._registration.stop()
         for group in in_stop_order(self.topology.servers):
-            await gatherResults([self.processes[server.id].stop() for server in group])
+            # One that is being removed meanwhile ends by that.
+            here = [self.processes[one.id] for one in group if one.id in self.processes]
+            await gatherResults([process.stop() for process in here])
         self._server.close_all()
 
     def kill(self) -> None:
@@ -162,10 +164,11 @@ class AgentNode:
         self._supervise(server).start()
 
     async def end(self, node_id: str) -> None:
-        """Stop a server and supervise it no more."""
+        """Stop a server and supervise it no more. Nobody can start it from now on: a process that was
+        started while the last one ends would be left running."""
+        self._children.pop(node_id, None)
         await self.processes[node_id].stop()
         self.processes.pop(node_id, None)
-        self._children.pop(node_id, None)
 
     async def describe(self, node_id: str) -> SupervisedServer:
         """Raises Refusal for a server that is not here."""

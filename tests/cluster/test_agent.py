@@ -10,6 +10,7 @@ import os
 import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from penncloud.client.agents import AgentControl, AgentUnreachable
@@ -196,6 +197,34 @@ class AgentTests(TestCase):
         with self.assertRaisesRegex(Refusal, "WRONG_ROLE"):
             await control.remove("lb-1")
         await self.agent.stop()
+
+    async def test_no_start_while_it_is_removed(self) -> None:
+        """A server that is being removed is no server of the agent's any more: who starts it before it has
+        ended is told so, and nothing goes on running that nobody supervises."""
+        launcher = self.launchers["storage-2"] = FakeLauncher(stubborn=True)
+        await self.control(self.address).add("storage")
+        self.directory.set()
+        removing = Deferred.fromCoroutine(self.agent.end("storage-2"))
+        with self.assertRaises(NoSuchNode):
+            await self.control(self.address).start("storage-2")
+        launcher.last.end(Ended(0, None))
+        await removing
+        self.assertEqual([process.alive for process in launcher.started], [False])
+
+    async def test_removed_while_the_agent_stops(self) -> None:
+        """A server that goes for good while the others are stopped keeps none of them running."""
+        launcher = self.launchers["storage-2"] = FakeLauncher(stubborn=True)
+        await self.control(self.address).add("storage")
+        self.launchers["lb-1"].last.stubborn = True
+        removing = Deferred.fromCoroutine(self.agent.end("storage-2"))
+        stopping = Deferred.fromCoroutine(self.agent.stop())
+        while self.state("lb-1") != "stopping":
+            await deferLater(reactor, 0.01)
+        launcher.last.end(Ended(0, None))
+        await removing
+        self.launchers["lb-1"].last.end(Ended(0, None))
+        await stopping
+        self.assertEqual({process.state for process in self.agent.processes.values()}, {"down"})
 
     async def test_stops_in_order(self) -> None:
         """First those that take requests, last those that others need."""
