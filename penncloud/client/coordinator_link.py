@@ -192,7 +192,7 @@ class CoordinatorDirectory:
     async def force_primary(self, tablet: int, node_id: str) -> None:
         """Make a storage server a tablet's primary and only member, with what it has: what others had
         more is lost. Raises Refused, Unavailable."""
-        await self._change(ForceTablet(tablet, node_id), ServerChanged)
+        await self._change(ForceTablet(tablet, node_id, self._new_request()), ServerChanged)
 
     def _new_request(self) -> str:
         """A name for what is wanted now, in all attempts."""

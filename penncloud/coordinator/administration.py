@@ -76,7 +76,13 @@ class Administration:
 
     async def _force(self, connection: RpcProtocol, call: ForceTablet) -> ServerChanged:
         await decided(self._decisions.read_barrier())
-        known = self._decisions.machine.state.tablets.get(call.tablet)
+        now, state = self._environment.now(), self._decisions.machine.state
+        if call.request in state.requests:
+            # It has its answer, whatever has become of the tablet since.
+            return await self._decide(
+                ForcePrimary(now, call.tablet, 0, call.primary, 0, call.request)
+            )
+        known = state.tablets.get(call.tablet)
         if known is None:
             raise Refusal("NO_SUCH_TABLET", f"there is no tablet {call.tablet}")
         sight = self._members.sight()
@@ -85,9 +91,8 @@ class Administration:
             raise Refusal("NOT_LIVE", f"{call.primary} is no storage server that lives")
         if not seen.can_use(call.tablet):
             raise Refusal("NO_COPY", f"{call.primary} has no usable copy of tablet {call.tablet}")
-        now = self._environment.now()
         return await self._decide(
-            ForcePrimary(now, known.id, known.epoch, call.primary, seen.incarnation)
+            ForcePrimary(now, known.id, known.epoch, call.primary, seen.incarnation, call.request)
         )
 
     async def _decide(self, command: Command) -> ServerChanged:

@@ -167,13 +167,15 @@ class ForgetNode(msgspec.Struct, tag="forget-node", frozen=True):
 
 class ForcePrimary(msgspec.Struct, tag="force-primary", frozen=True):
     """The operator's alone: a server becomes a tablet's primary and only member with what it has, be it
-    member or not. What the others had more is lost."""
+    member or not. What the others had more is lost. `request` as in SetEnabled: what was written since
+    must not be thrown away by an attempt that was held up."""
 
     at: float
     tablet: int
     expect: int
     primary: str
     incarnation: int
+    request: str = ""
 
 
 Command = (

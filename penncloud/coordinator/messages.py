@@ -166,10 +166,12 @@ class ForceTablet(msgspec.Struct, tag="force-tablet", frozen=True):
     ServerChanged. What other members had more is lost.
 
     Refusals: NO_SUCH_TABLET, NO_SUCH_NODE, NOT_LIVE, NO_COPY, STALE (something has changed: look again).
+    `request` as in EnableNode.
     """
 
     tablet: int
     primary: str
+    request: str = ""
 
 
 class ServerChanged(msgspec.Struct, tag="server-changed", frozen=True):

@@ -58,8 +58,9 @@ _TABLETS: Final[dict[type[Any], Callable[[State, Any], Result]]] = {
     TakeTablets: tablet_commands.take_tablets,
     ReserveIds: tablet_commands.reserve_ids,
     SplitTablet: tablet_commands.split_tablet,
-    ForcePrimary: tablet_commands.force_primary,
 }
+# What administrators want, each with a request.
+_Wish = SetEnabled | DrainNode | ForgetNode | ForcePrimary
 
 
 class StateMachine:
@@ -77,17 +78,18 @@ class StateMachine:
             SetEnabled: self._set_enabled,
             DrainNode: self._drain_node,
             ForgetNode: self._forget_node,
+            ForcePrimary: self._force_primary,
         }
 
     def apply(self, command: Command) -> Result:
         about_tablets = _TABLETS.get(type(command))
         if about_tablets is not None:
             return about_tablets(self.state, command)
-        if isinstance(command, SetEnabled | DrainNode | ForgetNode):
+        if isinstance(command, _Wish):
             return self._once(command)
         return self._apply[type(command)](command)
 
-    def _once(self, command: SetEnabled | DrainNode | ForgetNode) -> Result:
+    def _once(self, command: _Wish) -> Result:
         request, requests = command.request, self.state.requests
         if request in requests:
             return requests[request] or Applied()
@@ -215,6 +217,9 @@ class StateMachine:
         loss = f", with {len(held)} tablets on it" if held else ""
         self.state.note(command.at, f"{command.id} is forgotten{loss}")
         return Applied()
+
+    def _force_primary(self, command: ForcePrimary) -> Result:
+        return tablet_commands.force_primary(self.state, command)
 
     def _storage(self, node_id: str) -> NodeRecord | Rejected:
         known = self.state.nodes.get(node_id)

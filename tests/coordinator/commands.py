@@ -110,5 +110,5 @@ commands: st.SearchStrategy[Command] = st.one_of(
         st.dictionaries(_tablets, _ids, max_size=2),
         _requests,
     ),
-    st.builds(ForcePrimary, _times, _tablets, _epochs, _ids, _incarnations),
+    st.builds(ForcePrimary, _times, _tablets, _epochs, _ids, _incarnations, _requests),
 )

@@ -10,10 +10,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from penncloud.coordinator.commands import (
     Applied,
     BeginTerm,
+    ChangeMembers,
     Command,
     Configure,
     CreateTablets,
     DrainNode,
+    ForcePrimary,
     ForgetNode,
     RegisterNode,
     Rejected,
@@ -272,6 +274,23 @@ class CommandTests(SynchronousTestCase):
         subject.apply(DrainNode(11.0, "storage-3", False, 1, "request-3"))
         self.assertIsInstance(subject.apply(drain), Applied)
         self.assertFalse(subject.state.nodes["storage-3"].draining)
+
+    def test_forced_once(self) -> None:
+        """A repetition that comes late does not throw away what was written since with other members."""
+        subject = machine()
+        force = ForcePrimary(9.0, 1, 1, "storage-2", 2, "request-1")
+        self.assertEqual(subject.apply(force), Applied(2))
+        subject.apply(
+            ChangeMembers(10.0, "storage-2", 2, 1, 2, "storage-2", 2, ["storage-2", "storage-1"])
+        )
+        subject.apply(ChangeMembers(11.0, "storage-2", 2, 1, 3, "storage-1", 1, ["storage-1"]))
+        restored = StateMachine()
+        restored.restore(subject.snapshot())
+        for each in (subject, restored):
+            # A coordinator that was held up looks at what it knows when it gets to the request.
+            late = each.apply(ForcePrimary(12.0, 1, 4, "storage-2", 2, "request-1"))
+            self.assertIsInstance(late, Applied)
+            self.assertEqual(each.state.tablets[1].members, ["storage-1"])
 
     def test_remembered_requests_are_bounded(self) -> None:
         """The oldest requests are forgotten."""
