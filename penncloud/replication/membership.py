@@ -1,10 +1,10 @@
 """The members of a group as their primary sees them: who counts, who goes, who joins, who takes over.
 
     needed       whose ACK and lease it takes: all other members, and a learner that is about to join
-    gone         silence, REJECT(IO) or no progress: propose cfg+1 without that member, and block until
-                 the outcome is known
-    joint rule   a learner that has everything committed is needed from that moment on; then cfg+1 with
-                 it is proposed
+    gone         silence, REJECT(IO), no progress, or always late while the others are in time: propose
+                 cfg+1 without that member, and block until the outcome is known
+    joint rule   a learner that has everything committed, and is not late, is needed from that moment on;
+                 then cfg+1 with it is proposed
     hand-over    everything is committed: propose cfg+1 with another member as its primary
 
 At most one proposal is open. It is repeated until a higher cfg is known.
@@ -12,11 +12,16 @@ At most one proposal is open. It is repeated until a higher cfg is known.
 
 from __future__ import annotations
 
+from typing import Final
+
 from attrs import define, evolve, field
 
 from penncloud.replication.messages import Configuration, Sync
 from penncloud.replication.peers import Peer
 from penncloud.replication.state import ReplicaState
+
+# Whoever is slow may go as long as so many members are left.
+MIN_IN_TIME: Final = 2
 
 
 @define(eq=False)
@@ -119,7 +124,17 @@ class Membership:
         now, options = self.state.now, self.state.options
         stuck = peer.behind_since is not None and now - peer.behind_since > options.stuck_s
         silent = peer.suspected or now - peer.heard_at > options.silence_s
-        return peer.state == "refused" or silent or stuck
+        return peer.state == "refused" or silent or stuck or self._is_slow(peer)
+
+    def _is_slow(self, peer: Peer) -> bool:
+        """Whether it alone slows all, for long. In async mode nobody waits for it."""
+        options = self.state.options
+        return (
+            options.mode == "2pc"
+            and peer.waited_s > options.slow_for_s
+            and len(self.config.members) > MIN_IN_TIME
+            and not any(other.waited_s for other in self.needed if other is not peer)
+        )
 
     # -- configurations --------------------------------------------------------------------------
 
@@ -171,11 +186,13 @@ class Membership:
             self._let_a_learner_join()
 
     def _let_a_learner_join(self) -> None:
-        log = self.state.log
+        log, options = self.state.log, self.state.options
         slack = 3 if self.state.broken("joint-at-committed") else 0
         for peer in sorted(self.peers.values(), key=lambda peer: peer.id):
             # Everything that is committed at this very moment; and from now on nothing is without it.
             caught_up = peer.acked > 0 and peer.acked >= log.committed - slack
+            if options.mode == "2pc" and peer.is_late(self.state.now, options.stuck_s):
+                continue
             if not peer.member and peer.state == "replicate" and caught_up:
                 self.joint = peer.id
                 self._see_who_is_needed()

@@ -39,7 +39,11 @@ class Peer:
     # What it was offered, until that is gone: a newer checkpoint would make it begin anew.
     offered: Checkpoint | None = None
     checkpoint_version: int = 0
-    _in_flight: deque[int] = field(factory=deque)
+    # For how long others have waited for it, by one late ACK after the other; one in time begins anew.
+    waited_s: float = 0.0
+    _acked_at: float = float("-inf")
+    # The last version of each PREP under way, and when it was sent.
+    _in_flight: deque[tuple[int, float]] = field(factory=deque)
 
     def may_send(self, window: int) -> bool:
         """Whether entries may be sent now."""
@@ -47,16 +51,17 @@ class Peer:
             return not self.probe_sent
         return self.state == "replicate" and len(self._in_flight) < window
 
-    def sent(self, last: int) -> None:
+    def sent(self, last: int, now: float) -> None:
         """A PREP with entries up to `last` is on its way."""
         if self.state == "replicate":
             self.next = last + 1
-            self._in_flight.append(last)
+            self._in_flight.append((last, now))
         else:
             self.probe_sent = True
 
-    def advanced(self, version: int, now: float, last: int) -> None:
-        """It has everything up to `version`; the primary's log ends at `last`."""
+    def advanced(self, version: int, now: float, last: int, late_s: float) -> None:
+        """It has everything up to `version`; the primary's log ends at `last`. An ACK is late `late_s` after
+        its PREP."""
         if version > self.acked or version == last:
             self.behind_since = None
         self.acked = max(self.acked, version)
@@ -65,10 +70,20 @@ class Peer:
             self._in_flight.clear()
             self.next = version + 1
         self.next = max(self.next, self.acked + 1)
-        while self._in_flight and self._in_flight[0] <= version:
-            self._in_flight.popleft()
+        sent_at = now
+        while self._in_flight and self._in_flight[0][0] <= version:
+            _, sent_at = self._in_flight.popleft()
+        if sent_at < now:
+            late = now - sent_at > late_s
+            self.waited_s = self.waited_s + now - max(sent_at, self._acked_at) if late else 0.0
+            self._acked_at = now
         if version < last and self.behind_since is None:
             self.behind_since = now
+
+    def is_late(self, now: float, forgotten_s: float) -> bool:
+        """Whether its last ACK came late, and not so long ago with nothing since."""
+        idle = not self._in_flight and now - self._acked_at > forgotten_s
+        return self.waited_s > 0 and not idle
 
     def look_from(self, next_version: int) -> None:
         """The logs may differ from here on."""

@@ -149,7 +149,7 @@ class Primary:
         peer.lease_until = max(peer.lease_until, ack.send_time + state.options.leases.lease_s)
         peer.round = max(peer.round, ack.round)
         last = min(self.released, state.log.last_version)
-        peer.advanced(min(ack.version, last), state.now, last)
+        peer.advanced(min(ack.version, last), state.now, last, state.options.late_s)
         self._advance_commit()
         self._answer_confirmed()
 
@@ -326,7 +326,7 @@ class Primary:
         )
         peer.committed_sent = log.committed
         if entries:
-            peer.sent(entries[-1].version)
+            peer.sent(entries[-1].version, state.now)
             if peer.behind_since is None:
                 peer.behind_since = state.now
         return True

@@ -41,6 +41,10 @@ class Options:
     silence_s: float = 0.5
     # So is one that answers but does not get further with what it has to keep.
     stuck_s: float = 5.0
+    # So is one whose ACKs all come later than this after their PREPs, when the others have waited so long for
+    # it, as long as two are left that are in time.
+    late_s: float = 0.5
+    slow_for_s: float = 10.0
     # A proposal, a SYNC or an offer is said again after this long without an effect.
     repeat_s: float = 0.5
     max_message_entries: int = 256

@@ -261,6 +261,58 @@ class PrimaryTests(SynchronousTestCase):
             self.assertLess(at, 0.6 + after_s + 0.3)
             self.assertEqual(replica.committed, 1)
 
+    def late(self, who: tuple[str, ...], seconds: int) -> list[tuple[str, ...]]:
+        """One write after the other; `who` ACKs each a second after it was sent. The proposed members."""
+        replica = self.primary_serving()
+        proposed: list[tuple[str, ...]] = []
+        for second in range(1, seconds + 1):
+            version = second + 1
+            replica.propose(write(version, 3), float(second))
+            work(replica)
+            for tenth in range(10):
+                now = second + tenth / 10 + 0.05
+                for peer in ("b", "c"):
+                    have = version - 1 if peer in who and tenth < 9 else version
+                    replica.step(Ack(peer, "a", 1, 3, have, now, 1), now)
+                replica.tick(now)
+                for ready in work(replica):
+                    if ready.proposal is not None:
+                        proposed.append(ready.proposal.members)
+        return proposed
+
+    def test_a_member_that_slows_all(self) -> None:
+        """It gets further with every write, but each waits for it: after long it is proposed for removal."""
+        self.assertEqual(self.late(("b",), 10), [])
+        self.assertEqual(self.late(("b",), 13)[0], ("a", "c"))
+
+    def test_a_late_learner(self) -> None:
+        """It does not join, though it has everything, before it is in time or has had nothing to do."""
+        for until, joins in ((4.0, False), (9.0, True)):
+            replica = self.primary_serving()
+            replica.step(Sync("d", "a", 1, 77, 0, 0, True), 0.6)
+            replica.tick(0.6)
+            work(replica)
+            replica.step(Ack("d", "a", 1, 3, 0, 0.7, 0), 0.7)
+            replica.propose(write(2, 3), 1.0)
+            work(replica)
+            for tenth in range(11, 19):
+                for peer in ("b", "c"):
+                    replica.step(Ack(peer, "a", 1, 3, 2, tenth / 10, 0), tenth / 10)
+            proposed = []
+            for tenth in range(19, int(until * 10)):
+                now = tenth / 10
+                for peer in ("b", "c", "d"):
+                    replica.step(Ack(peer, "a", 1, 3, 2, now, 0), now)
+                replica.tick(now)
+                proposed += [
+                    ready.proposal for ready in work(replica) if ready.proposal is not None
+                ]
+            self.assertEqual(bool(proposed), joins)
+
+    def test_all_are_slow(self) -> None:
+        """Nobody is left who is in time: then it is not a member's fault."""
+        self.assertEqual(self.late(("b", "c"), 20), [])
+
     def test_same_configuration_after_a_restart(self) -> None:
         """A configuration made for an earlier process is not acted on."""
         replica = Replica("a", 1, Durable(2, False, 3), noop, 0.0)

@@ -208,6 +208,8 @@ class World:
             max_message_entries=self.chance.choice((2, 256)),
             window=self.chance.choice((2, 16)),
             stuck_s=2.0,
+            late_s=0.1,
+            slow_for_s=1.0,
             min_members=self.chance.choice((1, 1, 2)),
             read_mode=self.chance.choice(("lease", "lease", "lease", "confirm")),
         )
