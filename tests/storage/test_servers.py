@@ -242,6 +242,29 @@ class FailoverTests(ServersTestCase):
         self.assertEqual(again, first)
         self.assertEqual(len(servers.cells(servers.primary(), R)), 1)
 
+    def test_a_member_whose_disk_is_slow(self) -> None:
+        """Every write waits for it, until it is removed; once its disk is in time it joins again."""
+        servers = self.serve()
+        primary = servers.primary()
+        other = next(name for name in servers.hosts if name != primary)
+        disk = servers.hosts[other].disk
+        # A sync takes one to three seconds.
+        disk.slowness = 2000.0
+        waited = 0
+        while other in servers.coordinator.tablet().members:
+            waited += 1
+            self.assertLess(waited, 30)
+            self.assertIsInstance(servers.asked(primary, Put(R, b"%d" % waited, b"v")), Ok)
+        self.assertGreater(waited, 2)
+        before = servers.world.timeline.now_s
+        for number in range(20):
+            self.assertIsInstance(servers.asked(primary, Put(R, b"more%d" % number, b"v")), Ok)
+        self.assertLess(servers.world.timeline.now_s - before, 2.0)
+        self.assertNotIn(other, servers.coordinator.tablet().members)
+        disk.slowness = 1.0
+        servers.ready()
+        self.assertEqual(servers.cells(other, R), servers.cells(primary, R))
+
     def test_a_member_that_dies_is_waited_for_only_shortly(self) -> None:
         """It is removed; a write that waited is done; then it comes back by entries and is whole."""
         servers = self.serve()
