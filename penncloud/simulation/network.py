@@ -78,6 +78,9 @@ class Network:
 
     def open_port(self, port: Port) -> None:
         """Raises CannotListenError."""
+        if port.process.dead:
+            # Its power went in the middle of this turn: nobody will see the rest of it.
+            return
         key = (port.address, port.number)
         if key in self._ports:
             raise CannotListenError(port.address, port.number, OSError("address in use"))

@@ -288,6 +288,20 @@ class CutTests(NetworkCase):
 class DeathTests(NetworkCase):
     """Programs and machines that end."""
 
+    def test_a_port_of_the_dead(self) -> None:
+        """The power goes in the middle of a turn that goes on to listen: the next program may, too."""
+        process = self.reactor(self.right)
+
+        def turn() -> None:
+            self.right.kill(power=True)
+            process.listenTCP(80, Factory.forProtocol(Talker))
+
+        process.execute(turn)
+        self.world.run(1.0)
+        self.assertIsNone(self.world.network.listening(self.right.address, 80))
+        self.right.start()
+        self.listen()
+
     def test_killed(self) -> None:
         """A killed program's connections end, its timers never fire, its port is free."""
         client, server = self.connect()
