@@ -148,6 +148,9 @@ class MailTests(TestCase):
         for to, problem in (
             ("zoe", "Nobody here has the address zoe@penncloud"),
             ("a@@b", "is not a mail address"),
+            # What IDNA makes of these is none: "a/c.org", and a name longer than any may be.
+            ("bob, x@℀.org", "is not a mail address"),
+            ("bob, x@" + "ü." * 50 + "org", "is not a mail address"),
             ("", "Say to whom"),
             ("bob, zoe@penncloud", "zoe@penncloud"),
         ):

@@ -224,7 +224,8 @@ def _recipients(to: list[Shown], domain: str) -> tuple[list[Shown], list[Address
         text = each.address or each.name
         try:
             address = parse_address(text if "@" in text else f"{text}@{domain}")
-            address = Address(address.local, ascii_domain(address.domain))
+            # Checked again: IDNA makes "a/c" of one character, and long names of short ones.
+            address = parse_address(str(Address(address.local, ascii_domain(address.domain))))
         except BadAddress as error:
             raise _Problem(f"“{text[:100]}” is not a mail address: {error}") from error
         shown.append(Shown(each.name if each.address else "", str(address)))
