@@ -175,6 +175,32 @@ class Ownership(BlobsCase):
         self.assertEqual(self.table.columns(ROW), [])
         self.assertEqual(self.table.chunk_rows(), [])
 
+    def test_chunk_that_arrives_after_the_abort(self) -> None:
+        """A write that was given up, and was done only after the clearing, leaves nothing for ever."""
+        put, late = self.table.put, list[Coroutine[Any, Any, int]]()
+
+        async def slow(row: bytes, *args: Any) -> int:
+            late.append(put(row, *args))
+            raise Unavailable("no answer within the deadline")
+
+        async def fails() -> None:
+            writer = await self.owner.create()
+            patched = self.patch(UnreliableTable, "put", lambda _, *args: slow(*args))
+            with self.assertRaises(Unavailable):
+                await writer.write(b"x" * 2 * CHUNK_BYTES)
+                await writer.finish()
+            patched.restore()
+            await writer.abort()
+
+        self.run_now(fails())
+        for each in late:
+            self.run_now(each)
+        self.assertNotEqual(self.table.chunk_rows(), [])
+        self.time += GRACE_S + 1
+        self.run_now(self.collector.collect(ROW))
+        self.assertEqual(self.table.chunk_rows(), [])
+        self.assertEqual(self.table.columns(ROW), [])
+
     def test_abort_after_an_adoption_of_unknown_outcome(self) -> None:
         """When only the answer to the adoption was lost, aborting must not remove the content."""
 

@@ -87,6 +87,11 @@ class BlobWriter:
         """Bytes taken that the store has not yet confirmed."""
         return len(self._held) + CHUNK_BYTES * (WRITES_IN_FLIGHT - self._slots.tokens)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a chunk was not confirmed; it may have been written nevertheless, or be written yet."""
+        return self._failure is not None
+
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes; returns when there is room for the next ones.
 

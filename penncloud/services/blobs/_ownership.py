@@ -140,6 +140,9 @@ class OwnedWriter:
                 ],
             )
             await remove_chunks(self._table, blob_id, 0, chunks)
+            if self._writer.has_failed:
+                # A chunk whose write got no answer may still arrive: the collector removes it once more.
+                return False
             await self._table.delete(self._row, garbage_col(blob_id))
         except Conflict:
             return False  # Adopted, or already swept: not ours any more.
