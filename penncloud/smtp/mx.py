@@ -118,8 +118,14 @@ class MxRouter:
         except ValueError:
             pass
         four = await self._ask(self._resolver.lookupAddress, host, dns.A)
-        six = await self._ask(self._resolver.lookupIPV6Address, host, dns.AAAA)
         found = [answer.dottedQuad() for answer in four]
+        try:
+            six = await self._ask(self._resolver.lookupIPV6Address, host, dns.AAAA)
+        except NoRoute:
+            # RFC 4074: name servers there are that fail, or deny the name, when asked for AAAA.
+            if not found:
+                raise
+            six = []
         found += [str(ip_address(answer.address)) for answer in six]
         if not found:
             raise NoRoute("5.1.2", f"{host} has no address")

@@ -120,6 +120,7 @@ class Zone(ResolverBase):
         super().__init__()
         self.mx: dict[str, Any] = {}
         self.a: dict[str, Any] = {}
+        self.aaaa: dict[str, Exception] = {}
         self.asked: list[str] = []
 
     def _lookup(self, name: bytes, cls: int, kind: int, timeout: Any) -> Deferred[Any]:
@@ -135,6 +136,8 @@ class Zone(ResolverBase):
             found = [dns.Record_MX(preference, host, 60) for preference, host in given]
         elif kind == dns.A:
             found = [dns.Record_A(address, 60) for address in self.a.get(text, [])]
+        elif kind == dns.AAAA and text in self.aaaa:
+            return _failed(self.aaaa[text])
         headers = [dns.RRHeader(name, record.TYPE, dns.IN, 60, record) for record in found]
         return succeed((headers, [], []))
 

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.task import Clock
+from twisted.names.error import AuthoritativeDomainError
 from twisted.trial.unittest import TestCase
 
 from penncloud.smtp.client import Conversation, Job, Timeouts
@@ -71,6 +72,15 @@ class RoutingTests(RelayCase):
         self.assertEqual(await self.router.hosts("x.org"), ["x.org"])
         self.assertEqual(await self.router.addresses("x.org"), ["127.0.0.2"])
 
+    async def test_name_servers_that_do_not_know_of_ipv6(self) -> None:
+        """An address that is known is used, whatever they say when they are asked for another kind."""
+        self.zone.a.update({"a.org": ["127.0.0.2"], "b.org": ["127.0.0.3"]})
+        self.zone.aaaa["a.org"] = RuntimeError("the name server has an error")
+        self.zone.aaaa["b.org"] = AuthoritativeDomainError("b.org")
+        self.assertEqual(await self.router.addresses("a.org"), ["127.0.0.2"])
+        self.assertEqual(await self.router.addresses("b.org"), ["127.0.0.3"])
+        self.flushLoggedErrors(RuntimeError)
+
     async def test_no_route(self) -> None:
         """Null MX, no such domain, and only ourselves are permanent; a failing server is not."""
         self.zone.mx["null.org"] = [(0, "")]
@@ -107,6 +117,15 @@ class RoutingTests(RelayCase):
 
 
 class ConversationTests(RelayCase):
+    async def test_name_servers_that_do_not_know_of_ipv6(self) -> None:
+        """An address that is known is used, whatever they say when they are asked for another kind."""
+        self.zone.a.update({"a.org": ["127.0.0.2"], "b.org": ["127.0.0.3"]})
+        self.zone.aaaa["a.org"] = RuntimeError("the name server has an error")
+        self.zone.aaaa["b.org"] = AuthoritativeDomainError("b.org")
+        self.assertEqual(await self.router.addresses("a.org"), ["127.0.0.2"])
+        self.assertEqual(await self.router.addresses("b.org"), ["127.0.0.3"])
+        self.flushLoggedErrors(RuntimeError)
+
     async def test_no_route(self) -> None:
         """A null MX and a missing domain are refusals at once; silent name servers are not."""
         self.zone.mx["null.org"] = [(0, "")]
