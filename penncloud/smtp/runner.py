@@ -336,7 +336,14 @@ class QueueRunner:
             body=body,
             may_finish=lambda: self._queue.holds(claimed),
         )
-        return await self._relay.send(item.domain, job)
+        sending = Deferred.fromCoroutine(self._relay.send(item.domain, job))
+        return await sending.addErrback(self._our_mistake, item)
+
+    def _our_mistake(self, failure: Failure, item: Item) -> dict[str, Verdict]:
+        """Without a verdict the message would be tried every few seconds, for ever."""
+        self.log.failure("{id}: the attempt failed", failure, id=item.id)
+        ours = Verdict(Answer(451, "4.3.0", "The message could not be sent from here"))
+        return {recipient.address: ours for recipient in item.recipients}
 
     async def _persist(self, keeper: _LeaseKeeper, step: Callable[[], Awaitable[None]]) -> None:
         """Do what has to be recorded, again and again while the store does not answer."""

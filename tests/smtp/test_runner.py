@@ -94,6 +94,15 @@ class RunnerCase(TestCase):
         found = Deferred.fromCoroutine(self.world.post.mailbox(name).page("inbox"))
         return self.successResultOf(found)[0]
 
+    async def left_in_queue(self) -> list[bytes]:
+        """The columns of items, and of when they are due."""
+        return [
+            cell.col
+            for row in self.world.rows(b"queue/")
+            for prefix in (b"due/", b"item/")
+            for cell in (await self.world.table.scan(row, prefix, prefix_stop(prefix))).cells
+        ]
+
     def raw(self, listed: Listed) -> bytes:
         reading = Deferred.fromCoroutine(self.world.bodies.read_all(listed.entry.id, 10_000_000))
         return bytes(self.successResultOf(reading))
@@ -209,6 +218,24 @@ class OutcomeTests(RunnerCase):
         reports = b"".join(map(self.raw, self.inbox()))
         self.assertIn(b"Final-Recipient: rfc822; c@x.org\r\nAction: failed\r\n", reports)
 
+    async def test_our_own_mistakes(self) -> None:
+        """An error of ours in an attempt puts the message off as any other, and does not end the waiting."""
+
+        async def fails(domain: str, job: Job) -> None:
+            self.relay.jobs.append((domain, job))
+            raise ZeroDivisionError
+
+        self.patch(self.relay, "send", fails)
+        self.runner()
+        await self.send("b@x.org")
+        self.pass_time(3600)
+        self.assertEqual(len(self.relay.jobs), len(self.flushLoggedErrors(ZeroDivisionError)))
+        self.assertLess(len(self.relay.jobs), 7)
+        self.pass_time(5 * 86400, 120)
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.assertIn(b"Action: failed\r\nStatus: 4.4.7\r\n", self.raw(self.inbox()[0]))
+        self.assertEqual(await self.left_in_queue(), [])
+
     async def test_no_report_on_reports(self) -> None:
         """What has the null sender is dropped when it cannot be delivered."""
         self.relay.answers["b@x.org"] = UNKNOWN
@@ -323,16 +350,7 @@ class TakeoverTests(RunnerCase):
         self.relay.held.pop(0).callback(None)
         self.pass_time(200)
         self.assertEqual(len(self.relay.jobs), 1)
-        self.assertEqual(await self.columns(b"item/") + await self.columns(b"due/"), [])
-
-    async def columns(self, prefix: bytes) -> list[bytes]:
-        """What the whole queue holds under a prefix."""
-        cells = [
-            cell
-            for row in self.world.rows(b"queue/")
-            for cell in (await self.world.table.scan(row, prefix, prefix_stop(prefix))).cells
-        ]
-        return [cell.col for cell in cells]
+        self.assertEqual(await self.left_in_queue(), [])
 
     async def test_submission_of_a_dead_frontend(self) -> None:
         """A message committed by a frontend that died is filed, delivered and sent by an smtp node."""
