@@ -145,6 +145,8 @@ class Decisions:
         self._next_read = 0
         self._pending_reads = 0
         self._known: tuple[Role, str, int] = ("follower", "", 0)
+        # The last term in which this node led and has said so in the log.
+        self._begun = 0
         self._poked: Any = None
         self._working = False
         self._idle: list[Deferred[None]] = []
@@ -441,6 +443,7 @@ class Decisions:
         assert self.node is not None
         try:
             while not self._failed:
+                self._begin_term()
                 self._tell_role()
                 ready = self.node.ready()
                 if ready is None:
@@ -480,10 +483,23 @@ class Decisions:
                 wait.cancel()
         if now[0] == "leader" and (before[0], before[2]) != ("leader", now[2]):
             self.log.info("{id} leads term {term}", id=self.id, term=now[2])
-            command = BeginTerm(self._environment.now(), self.id, now[2])
-            # Without it this node does not lead (`leads`); whoever is elected next has one of his own.
-            self.propose_here(command).addErrback(lambda failure: failure.trap(PennCloudError))
         self._changed()
+
+    def _begin_term(self) -> None:
+        """Have the log say that this node leads, in each term in which it does.
+
+        Nobody waits for it, so that the bound on those who wait cannot refuse it: a leader without it
+        decides nothing (`leads`), and no other is elected while it lives.
+        """
+        node = self.node
+        assert node is not None
+        if node.role == "leader" and self._begun != node.term:
+            command = BeginTerm(self._environment.now(), self.id, node.term)
+            try:
+                node.propose(_COMMANDS.encode(command))
+            except Overloaded:
+                return  # With the next tick again.
+            self._begun = node.term
 
     async def _persist(self, ready: Ready) -> bool:
         """False when the disk has failed, or the node stops."""

@@ -197,6 +197,13 @@ class DecisionTests(SynchronousTestCase):
         self._settle()
         self.assertFalse(self.decisions.machine.state.nodes["http-1"].enabled)
 
+    def test_leads_however_many_wait(self) -> None:
+        """A node that is elected while commands of its earlier terms fill the bound decides all the same."""
+        self.patch(subject, "MAX_WAITING", 0)
+        self.disk = self.disk.crash()
+        again = self._begin()
+        self.assertTrue(again.leads)
+
     def test_read_is_fresh(self) -> None:
         """A read waits for what was acknowledged before it, and for no more."""
         barrier = self.decisions.read_barrier()
