@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
@@ -21,6 +22,7 @@ from penncloud.client.table import PutCell
 from penncloud.platform.config import Http
 from penncloud.services.blobs import CHUNK_BYTES
 from penncloud.services.files import ROOT, Upload
+from penncloud.web.files._uploads import MAX_UPLOADS_PER_USER
 from tests.services.unreliable_table import UnreliableTable
 from tests.web.frontend import Answer, Browser, start_frontend
 
@@ -72,6 +74,25 @@ class FilesCase(TestCase):
 
 
 class Pages(FilesCase):
+    async def test_one_user_leaves_room_for_others(self) -> None:
+        """However many uploads one user has under way, another's is taken."""
+        other = self.frontend.browser()
+        await other.sign_up("bob")
+        self.table.hold = lambda row: row == b"files/ann"
+        running = [
+            Deferred.fromCoroutine(self.client.put(f"{number}", b"x"))
+            for number in range(MAX_UPLOADS_PER_USER)
+        ]
+        while len(self.table.held) < 2 * MAX_UPLOADS_PER_USER:
+            await deferLater(reactor, 0, lambda: None)
+        self.assertEqual((await self.client.put("one more", b"x")).status, 503)
+        self.assertEqual((await Client(other).put("f", b"x")).status, 201)
+        self.table.hold = lambda row: False
+        self.table.release(len(self.table.held))
+        for each in running:
+            self.assertEqual((await each).status, 201)
+        self.assertEqual((await self.client.put("one more", b"x")).status, 201)
+
     async def test_login_first(self) -> None:
         """Without a session there is nothing to see and nothing to change."""
         stranger = self.frontend.browser()

@@ -7,6 +7,7 @@ or has another length than was announced, leaves nothing visible.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from attrs import define, field
@@ -25,6 +26,8 @@ from penncloud.web.request import WebRequest
 
 # Uploads that one frontend takes at a time: about 4 MB of memory each.
 MAX_UPLOADS: Final = 64
+# One user's share of them: who sends slowly must not keep all others out.
+MAX_UPLOADS_PER_USER: Final = 16
 # Fields beside the files in a form, and the length of each.
 _MAX_FIELDS: Final = 20
 _MAX_FIELD_BYTES: Final = 4096
@@ -38,7 +41,8 @@ class Uploads:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._running = 0
+        # By user.
+        self._running: Counter[str] = Counter()
 
     async def put(self, request: WebRequest) -> bytes:
         """PUT `/file/content?folder=ID&name=NAME`: the body is the file.
@@ -46,15 +50,15 @@ class Uploads:
         `replace=VERSION` overwrites that version, `keep=both` takes a numbered name where the name
         is taken, `size=BYTES` makes sure that all has come. 201 with the entry, or 409 and why.
         """
-        self._begin()
+        self._begin(request.login.name)
         try:
             return await self._put(request)
         finally:
-            self._running -= 1
+            self._ended(request.login.name)
 
     async def form(self, request: WebRequest) -> bytes:
         """POST `/file/upload`: a plain form with any number of files; taken names get a number."""
-        self._begin()
+        self._begin(request.login.name)
         reading = _FormUpload(request, self._files.home(request.login.name))
         try:
             parts = FormParts(request.getHeader("content-type") or "")
@@ -65,15 +69,21 @@ class Uploads:
                 raise WebError(400, "The form was not complete.")
             return await reading.answer()
         finally:
-            self._running -= 1
+            self._ended(request.login.name)
             reading.abandon()
 
-    def _begin(self) -> None:
-        if self._running >= MAX_UPLOADS:
+    def _begin(self, user: str) -> None:
+        mine = self._running[user]
+        if mine >= MAX_UPLOADS_PER_USER or self._running.total() >= MAX_UPLOADS:
             raise WebError(
                 503, "Too many uploads at the same time. Please try again.", {"retry-after": "5"}
             )
-        self._running += 1
+        self._running[user] += 1
+
+    def _ended(self, user: str) -> None:
+        self._running[user] -= 1
+        if not self._running[user]:
+            del self._running[user]
 
     async def _put(self, request: WebRequest) -> bytes:
         query = request.query
