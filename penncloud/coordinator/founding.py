@@ -3,7 +3,8 @@
     phase      what it means                                goes on when
     blank      nothing on the disk                          all listed coordinators have been asked:
                                                               none has begun -> founded
-                                                              one has begun, this one is no member -> join
+                                                              a majority of the group has begun, and this
+                                                              one is no member -> join
     founded    the members are on this disk                 all say that they are on theirs, or one
                                                               has begun -> begun
     begun      takes part in elections
@@ -76,8 +77,10 @@ def _blank(
     own: Who, others: Sequence[Who | None], answers: Sequence[Who], begun: Sequence[Who]
 ) -> Step:
     if begun:
-        member = any(own.id in (*answer.voters, *answer.learners) for answer in begun)
-        return Lost() if member else Join()
+        group = _present(begun)
+        if any(own.id in (*one.voters, *one.learners) for one in group or begun):
+            return Lost()
+        return Join() if group else Wait("too few of the group answer to say who belongs to it")
     missing = sum(answer is None for answer in others)
     if missing:
         return Wait(f"{missing} of {len(others) + 1} coordinators do not answer yet")
@@ -89,3 +92,13 @@ def _blank(
             theirs = ", ".join(sorted(answer.voters))
             return Misfit(f"{answer.id} was configured with other coordinators: {theirs}")
     return Found(members)
+
+
+def _present(begun: Sequence[Who]) -> list[Who]:
+    """Those who know who belongs to the group now: they are a majority of the voters that they name. Others
+    may have missed that this very coordinator was added, and not know that it has lost its disk."""
+    for answer in begun:
+        alike = [one for one in begun if set(one.voters) == set(answer.voters)]
+        if 2 * len({one.id for one in alike} & set(answer.voters)) > len(answer.voters):
+            return alike
+    return []

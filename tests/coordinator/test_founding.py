@@ -52,6 +52,22 @@ class StepTests(SynchronousTestCase):
         for own, others, expected in cases:
             self.assertIsInstance(next_step(own, others), expected, (own, others))
 
+    def test_joins_only_by_what_a_majority_says(self) -> None:
+        """One that has missed the last changes cannot tell who is no member: a coordinator that was added
+        since and has lost its disk would vote again. Nor can it keep out one that was removed since."""
+        more = [*ALL, "c4"]
+        learning = Who("c2", "begun", ALL, ["c4"])
+        removed = [begun("c2", ["c2", "c4"]), begun("c4", ["c2", "c4"])]
+        cases: list[tuple[Who, list[Who | None], type[Step]]] = [
+            (blank("c4"), [None, None, begun("c3")], Wait),
+            (blank("c4"), [None, begun("c2", more), begun("c3")], Lost),
+            (blank("c4"), [begun("c1", more), begun("c2", more), begun("c3", more)], Lost),
+            (blank("c4"), [None, begun("c3"), learning], Lost),
+            (blank("c3"), [begun("c1"), *removed], Join),
+        ]
+        for own, others, expected in cases:
+            self.assertIsInstance(next_step(own, others), expected, (own, others))
+
     def test_members(self) -> None:
         """The founders are those who answered."""
         step = next_step(blank("c1"), [blank("c2"), blank("c3")])
