@@ -68,7 +68,9 @@ class Assignments:
         outranked = {
             one: (node.incarnation, node.outranked) for one, node in known.items() if node.outranked
         }
-        return Assign(state.map_version, tablets, peers, suspects, outranked=outranked)
+        return Assign(
+            state.map_version, tablets, peers, suspects, outranked=outranked, term=state.term
+        )
 
     def forget_all(self) -> None:
         """This coordinator begins to lead: what others have told is not known."""

@@ -171,8 +171,9 @@ class TabletAssignment(msgspec.Struct, frozen=True):
 class Assign(msgspec.Struct, tag="assign", frozen=True):
     """Call, coordinator to storage server: all the tablets of which it is a member or learner.
 
-    `map_version` grows with every change of the tablet map. An assignment may arrive again; one of a
-    lower `map_version`, or a tablet of a lower epoch than the one known, is older news. `peers` are the
+    `map_version` grows with every change of the tablet map, `term` with every leader of the coordinators. An
+    assignment may arrive again; one of a lower `map_version`, or of the same in a lower `term`, or a tablet
+    of a lower epoch than the one known, is older news. `peers` are the
     addresses (host:port) of the servers named in the tablets, `suspects` those of them that the
     coordinators take for dead now; both may change while `map_version` stays. A tablet that the server
     holds and that is not in `tablets` is kept, unless `dropped` says that nobody needs its copy any more.
@@ -186,6 +187,7 @@ class Assign(msgspec.Struct, tag="assign", frozen=True):
     suspects: list[str] = []
     dropped: list[int] = []
     outranked: dict[str, tuple[int, int]] = {}
+    term: int = 0
 
 
 class Assigned(msgspec.Struct, tag="assigned", frozen=True):

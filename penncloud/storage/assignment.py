@@ -71,7 +71,9 @@ class Assignment:
         when there is no room for the file, the news is known all the same.
         """
         async with self._one_at_a_time:
-            if news.map_version < self.news.map_version:
+            # What a leader of before says of who lives is older, too, though the tablets are the same.
+            known = self.news.map_version, self.news.term
+            if (news.map_version, news.term) < known:
                 return False
             _checked(news)
             remembered = _remembered(news) == self._remembered

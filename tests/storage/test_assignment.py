@@ -58,6 +58,15 @@ class AssignmentTests(SynchronousTestCase):
         self.assertTrue(self.update(SECOND))
         self.assertEqual(self.assignment.news.tablets, SECOND.tablets)
 
+    def test_a_leader_of_before(self) -> None:
+        """With the same tablets, what it says of who lives is late."""
+        now = msgspec.structs.replace(SECOND, term=7, suspects=["storage-2"])
+        self.assertTrue(self.update(now))
+        self.assertFalse(self.update(msgspec.structs.replace(SECOND, term=6)))
+        self.assertEqual(self.assignment.news.suspects, ["storage-2"])
+        self.assertTrue(self.update(msgspec.structs.replace(SECOND, term=8)))
+        self.assertEqual(self.assignment.news.suspects, [])
+
     def test_made_before_it_is_remembered(self) -> None:
         """What the file names was made: a tablet that could not be made is not in it."""
         self.trouble = DiskError("no room")
