@@ -142,7 +142,8 @@ class Decisions:
         self._confirmed: list[tuple[int, list[Deferred[None]]]] = []
         self._pauses: list[Deferred[None]] = []
         self._handed_on: list[Deferred[Result]] = []
-        self._next_read = 0
+        # An answer that was meant for an earlier run of this coordinator must not fit a read of this one.
+        self._next_read = int.from_bytes(environment.entropy(6))
         self._pending_reads = 0
         self._known: tuple[Role, str, int] = ("follower", "", 0)
         # The last term in which this node led and has said so in the log.

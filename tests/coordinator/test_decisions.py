@@ -34,6 +34,7 @@ from penncloud.coordinator.decisions import (
 from penncloud.coordinator.raft_store import RaftStore, RaftStoreDamaged
 from penncloud.platform.memory_disk import Fault, MemoryDisk
 from penncloud.raft.messages import Membership, Message
+from penncloud.raft.node import RaftNode
 from tests.coordinator.commands import FOUNDING, HTTP_1, commands
 from tests.rpc.world import environment
 
@@ -59,13 +60,14 @@ class DecisionTests(SynchronousTestCase):
         self.disk = MemoryDisk(self.clock, random.Random(1))
         self.changes = 0
         self.broken: Callable[[str], bool] = lambda _: False
+        self.entropy: Callable[[int], bytes] = bytes
         self.decisions = self._begin()
         self._do(REGISTER_HTTP)
 
     def _begin(self, compact_bytes: int = 1 << 20) -> Decisions:
         store = RaftStore(self.disk, self.clock, 1 << 16)
         decisions = Decisions(
-            evolve(environment(self.clock), broken=self.broken),
+            evolve(environment(self.clock), broken=self.broken, entropy=self.entropy),
             "c1",
             store,
             timing=Timing(),
@@ -210,6 +212,18 @@ class DecisionTests(SynchronousTestCase):
         self.assertNoResult(barrier)
         self._settle()
         self.successResultOf(barrier)
+
+    def test_reads_of_an_earlier_run(self) -> None:
+        """What answers them, late, answers none of this run, which may have to see more."""
+        asked: list[int] = []
+        self.patch(RaftNode, "read", lambda _node, context: asked.append(context))
+        for entropy in (b"1".__mul__, b"2".__mul__):
+            self.entropy = entropy
+            decisions = self._begin()
+            decisions.read_barrier()
+            self._settle()
+            self.disk = self.disk.crash()
+        self.assertEqual((len(asked), len(set(asked))), (2, 2))
 
     def test_close(self) -> None:
         """Closing finishes the disk's work and refuses what comes; the log can be opened again."""
