@@ -129,6 +129,18 @@ class MailTests(TestCase):
         await self.only(self.bob)
         await self.only(self.alice, "/mail/sent")
 
+    async def test_sent_again_with_another_text(self) -> None:
+        """Whoever did not hear that it was sent, and writes on, sends both: nothing is lost in silence."""
+        page = (await self.alice.get("/mail/compose")).text
+        fields = {**self.fields(page), "to": "bob", "subject": "s"}
+        for text in ("first", "second", "second"):
+            body, headers = multipart([*fields.items(), ("text", text)], [])
+            answer = await self.alice.send("POST", "/mail/send", body, headers)
+            self.assertEqual(answer.status, 303)
+        for person, box in ((self.bob, "/mail"), (self.alice, "/mail/sent")):
+            page = (await person.get(box)).text
+            self.assertEqual((page.count("first"), page.count("second")), (1, 1))
+
     async def test_refused_forms(self) -> None:
         """Line breaks in a header field, a missing token, a bad CSRF token: nothing is sent."""
         refused: list[tuple[Any, int]] = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 
+import msgspec
 from attrs import define, field, frozen
 
 from penncloud.web.errors import WebError
@@ -30,6 +32,16 @@ class Draft:
     subject: str = ""
     text: str = ""
     keep: list[str] = field(factory=list)  # numbers of the original's attachments
+
+    @property
+    def delivery(self) -> str:
+        """Names what is sent: of the same form only what was changed meanwhile is sent once more.
+
+        Who was told that it did not work may write something else; it must not be taken for what was
+        sent all the same.
+        """
+        parts = (self.token, self.to, self.subject, self.text, *self.keep)
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 
 @frozen

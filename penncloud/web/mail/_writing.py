@@ -89,7 +89,7 @@ class Writing:
 
     def _page(self, request: WebRequest, draft: Draft, fixed: _Fixed, problem: str = "") -> bytes:
         if not draft.token:
-            # One message per form, however often it is sent.
+            # One message per form, however often it is sent as it is.
             draft.token = self._context.environment.entropy(16).hex()
         return self._context.page(
             request,
@@ -160,7 +160,7 @@ class Writing:
             return compose(letter, self._context.environment.entropy(12).hex())
 
         await self._outbox.send(
-            draft.token, Outgoing(request.login.name, sender, tuple(recipients), write)
+            draft.delivery, Outgoing(request.login.name, sender, tuple(recipients), write)
         )
 
     async def _attachments(
