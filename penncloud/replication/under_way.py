@@ -106,6 +106,10 @@ class UnderWay:
             state.log.restore(ready.install)
             self.told_committed = self._told_answered = ready.install.version
             state.installing = state.blank = False
+            if state.cut_from is not None:
+                # There was no room to cut it off, and it went with all that the checkpoint has replaced. But
+                # it is still to be kept in quarantine.
+                state.cut_from = ready.install.version + 1
         if ready.entries:
             state.log.persisted()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,6 +15,7 @@ from penncloud.replication.messages import (
     Commit,
     Configuration,
     Offer,
+    Piece,
     Prep,
     Ready,
     Reason,
@@ -349,6 +352,33 @@ class SecondaryTests(SynchronousTestCase):
         assert ready is not None
         self.assertEqual((ready.seal, len(ready.entries), ready.prompt), (1, 1, ()))
         self.assertIsInstance(ready.messages[0], Ack)
+
+    def test_a_checkpoint_before_what_was_refused_is_cut(self) -> None:
+        """There was no room to cut the log, and a checkpoint has replaced it since: it stays whole."""
+        entries = (write(1, 1), write(2, 1))
+        replica = Replica("b", 1, Durable(1, False, 1, entries=entries), noop, 0.0)
+        replica.configure(Configuration(1, 3, "a", ("a", "c"), 1), 0.1)
+        work(replica)
+        offered = Checkpoint(1, 5, 3)
+
+        def fetched() -> Ready:
+            replica.step(Offer("a", "b", 1, 3, offered), 0.2)
+            work(replica)
+            replica.step(Piece("a", "b", 1, 3, 1, 0, b"all", crc32(b"all"), True), 0.2)
+            ready = replica.ready()
+            assert ready is not None
+            self.assertEqual(ready.install, offered)
+            return ready
+
+        refused = fetched()
+        self.assertEqual((refused.cut, refused.quarantine), (1, entries))
+        replica.refuse()
+        replica.advance(fetched())
+        self.assertEqual(replica.committed, 5)
+        replica.room_again()
+        later = replica.ready()
+        assert later is not None
+        self.assertEqual((later.cut, later.quarantine), (6, entries))
 
     def test_promise_of_the_parent(self) -> None:
         """A half of a split group's replica keeps what the whole has promised, and forgets nothing."""

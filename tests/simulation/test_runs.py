@@ -103,6 +103,10 @@ class SeedTests(RunCase):
         """A primary alone with what it answered is removed, and its tablet is split and dropped."""
         self.assertEqual(self.play("async", 800826).violations, [])
 
+    def test_replaced_before_it_was_cut(self) -> None:
+        """A full disk refuses a cut, and a fetched checkpoint takes the log's place before there is room."""
+        self.assertEqual(self.play("storage", 850450).violations, [])
+
     def test_strangers(self) -> None:
         """Nobody is shown by an old primary what a new one has changed."""
         self.clean("strangers", range(1, 3))
