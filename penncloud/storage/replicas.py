@@ -426,7 +426,8 @@ class Replicas:
 
     async def _make_room(self) -> None:
         for member in list(self.members.values()):
-            if member.full:
+            # The engine closes soon after the replicas have stopped.
+            if member.full and not self._stopped:
                 await member.make_room()
 
     def _looked(self, result: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -417,6 +419,27 @@ class WatchTests(ServersTestCase):
 
 class DiskTests(ServersTestCase):
     """A disk that is full, and one that fails."""
+
+    def test_stopped_while_it_makes_room(self) -> None:
+        """The engine closes then: nothing is asked of it for further tablets."""
+        servers = self.serve()
+        replicas = servers.node(servers.primary())._replicas
+        asked: list[Any] = []
+
+        class Full:
+            full = True
+
+            async def make_room(self) -> None:
+                asked.append(self)
+                replicas.stop()
+
+            def end(self) -> None:
+                """Nothing."""
+
+        ones: Any = {1: Full(), 2: Full()}
+        self.patch(replicas, "members", ones)
+        self.successResultOf(Deferred.fromCoroutine(replicas._make_room()))
+        self.assertEqual(asked, [ones[1]])
 
     def test_a_full_disk_of_a_secondary(self) -> None:
         """It is removed, the others go on; with room it comes back."""
