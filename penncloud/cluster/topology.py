@@ -36,7 +36,6 @@ DEFAULT_COUNTS: Final[Mapping[str, int]] = {
 _OFFSETS: Final = {"agent": 420, "coordinator": 520, "storage": 620}
 _METRICS_OFFSET: Final = 1000
 _MAX_SERVERS: Final = 100
-# The command that takes a server with data away.
 # How there come to be fewer of those that hold data.
 _FEWER: Final = {
     "storage": "take one away by `penncloud node remove`",
