@@ -295,12 +295,17 @@ class Rot:
         rafts = [raft_of(coordinator) for coordinator in cluster.coordinators]
         if not any(raft is not None and raft.log.commit for raft in rafts):
             return
-        host.kill(power=True)
-        path = host.disk.rot(self.where)
-        cluster.world.trace.fact(self.host, f"has a wrong bit in {path or 'nothing'}")
+        _flip(cluster, host, self.where)
 
     def end(self, cluster: Cluster) -> None:
         cluster.world.hosts[self.host].start()
+
+
+def _flip(cluster: Cluster, host: Host, where: float) -> None:
+    """Switch a machine off, and make one bit on its disk wrong."""
+    host.kill(power=True)
+    path = host.disk.rot(where)
+    cluster.world.trace.fact(host.name, f"has a wrong bit in {path or 'nothing'}")
 
 
 @frozen
@@ -320,10 +325,8 @@ class Decay:
         host = cluster.world.hosts[self.host]
         if not can_be_spared(cluster, host):
             return
-        host.kill(power=True)
-        path = host.disk.rot(self.where)
+        _flip(cluster, host, self.where)
         host.decayed = True
-        cluster.world.trace.fact(self.host, f"has a wrong bit in {path or 'nothing'}")
 
     def end(self, cluster: Cluster) -> None:
         host = cluster.world.hosts[self.host]
