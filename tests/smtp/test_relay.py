@@ -117,15 +117,6 @@ class RoutingTests(RelayCase):
 
 
 class ConversationTests(RelayCase):
-    async def test_name_servers_that_do_not_know_of_ipv6(self) -> None:
-        """An address that is known is used, whatever they say when they are asked for another kind."""
-        self.zone.a.update({"a.org": ["127.0.0.2"], "b.org": ["127.0.0.3"]})
-        self.zone.aaaa["a.org"] = RuntimeError("the name server has an error")
-        self.zone.aaaa["b.org"] = AuthoritativeDomainError("b.org")
-        self.assertEqual(await self.router.addresses("a.org"), ["127.0.0.2"])
-        self.assertEqual(await self.router.addresses("b.org"), ["127.0.0.3"])
-        self.flushLoggedErrors(RuntimeError)
-
     async def test_no_route(self) -> None:
         """A null MX and a missing domain are refusals at once; silent name servers are not."""
         self.zone.mx["null.org"] = [(0, "")]
