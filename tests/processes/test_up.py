@@ -21,8 +21,8 @@ PATIENCE_S = 60
 
 
 class UpTests(SynchronousTestCase):
-    def cluster(self) -> RunningCluster:
-        cluster = RunningCluster(self.mktemp())
+    def cluster(self, *options: str) -> RunningCluster:
+        cluster = RunningCluster(self.mktemp(), options)
         self.addCleanup(cluster.destroy)
         return cluster
 
@@ -133,6 +133,25 @@ class UpTests(SynchronousTestCase):
     def state(self, cluster: RunningCluster, node_id: str) -> str:
         status = json.loads(cluster.penncloud("status", "--json").stdout)
         return next((node["state"] for node in status["nodes"] if node["id"] == node_id), "")
+
+    def test_five_of_each(self) -> None:
+        """All of five storage servers have tablets; with two of five coordinators gone all goes on."""
+        cluster = self.cluster("--storage=5", "--coordinators=5", "--http=1")
+        cluster.start()
+        self.until("all are live and serve", lambda: self.is_whole(cluster))
+        tablets = self.tablets(cluster)
+        self.assertEqual({len(tablet["members"]) for tablet in tablets}, {3})
+        members = {member for tablet in tablets for member in tablet["members"]}
+        self.assertEqual(members, {f"storage-{number}" for number in range(1, 6)})
+        cluster.penncloud("kv", "put", "row", "col", stdin=b"before")
+        for gone in ("coordinator-1", "coordinator-2"):
+            cluster.penncloud("node", "stop", gone)
+        self.assertEqual(cluster.penncloud("kv", "get", "row", "col").stdout, b"before")
+        cluster.penncloud("kv", "put", "row", "col", stdin=b"after")
+        self.assertEqual(cluster.penncloud("kv", "get", "row", "col").stdout, b"after")
+        # A change that only the coordinators decide.
+        cluster.penncloud("lb", "disable", "http-1")
+        self.assertIn(b"disabled", cluster.penncloud("lb", "list").stdout)
 
     def test_port_in_use(self) -> None:
         """A balancer's port that somebody has is said at once, and nothing was started."""
