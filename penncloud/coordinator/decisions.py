@@ -338,8 +338,10 @@ class Decisions:
             return fail(Failure())
         result: Deferred[Any] = Deferred()
         self._bound(result, timeout_s, OutcomeUnknown("not decided in time; it may still be"))
-        # An entry that this one replaces was of a term in which this node led, too, and was lost.
-        self._settle(index, None)
+        # An entry that this one replaces was of a term in which this node led, too. As long as nothing is
+        # committed in its place it may still be, from the log of another (figure 8 of the paper).
+        if replaced := self._waiting.pop(index, None):
+            _fail(replaced.result, OutcomeUnknown("another leader may yet decide it"))
         self._waiting[index] = _Waiting(term, result)
         self._poke()
         return result
@@ -354,13 +356,13 @@ class Decisions:
 
         result.addBoth(done)
 
-    def _settle(self, index: int, applied: tuple[int, Any] | None) -> None:
-        """The entry of `index` was applied with (term, result), or (None) is gone."""
+    def _settle(self, index: int, term: int, applied: Any) -> None:
+        """The entry of `index` and `term` was applied with a result."""
         waiting = self._waiting.pop(index, None)
         if waiting is None or waiting.result.called:
             return
-        if applied is not None and applied[0] == waiting.term:
-            waiting.result.callback(applied[1])
+        if term == waiting.term:
+            waiting.result.callback(applied)
         else:
             _fail(waiting.result, NotDecided("another leader decided otherwise"))
 
@@ -539,7 +541,7 @@ class Decisions:
         if ready.committed or ready.snapshot is not None:
             self._changed()
         for entry, result in results:
-            self._settle(entry.index, (entry.term, result))
+            self._settle(entry.index, entry.term, result)
 
     def _load(self, snapshot: Snapshot) -> None:
         try:

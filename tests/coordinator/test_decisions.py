@@ -199,6 +199,13 @@ class DecisionTests(SynchronousTestCase):
         self._settle()
         self.assertFalse(self.decisions.machine.state.nodes["http-1"].enabled)
 
+    def test_replaced(self) -> None:
+        """Of an entry in whose place this node has put another nobody knows yet what becomes of it."""
+        self.patch(RaftNode, "propose", lambda _node, _data: (10**6, 1))
+        first, second = (self.decisions.propose_here(DISABLE) for _ in range(2))
+        self.failureResultOf(first, OutcomeUnknown)
+        self.assertNoResult(second)
+
     def test_leads_however_many_wait(self) -> None:
         """A node that is elected while commands of its earlier terms fill the bound decides all the same."""
         self.patch(subject, "MAX_WAITING", 0)
