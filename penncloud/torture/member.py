@@ -97,6 +97,7 @@ class Member(LineOnlyReceiver):
         )
         self._registration: Registration | None = None
         self._begun: Begin | None = None
+        self._settling: User | None = None
         self._workloads: list[Workload] = []
         self._stopping = False
         self._working: list[Deferred[None]] = []
@@ -152,6 +153,8 @@ class Member(LineOnlyReceiver):
             workload.history = TimedHistory(clock=clock)
         if self._plan.node:
             self._register(frontend_of(order.prefix))
+        # The same each time that all has to settle: what it writes is told apart.
+        self._settling = self._user("settling")
         users = [self._user(f"{order.prefix}{n}") for n in range(order.workers + order.readers)]
         if users:
             for workload in self._workloads:
@@ -203,7 +206,8 @@ class Member(LineOnlyReceiver):
         await gatherResults(self._working)
 
     async def _settle(self) -> list[str]:
-        user = self._user("settling")
+        user = self._settling
+        assert user is not None
         trouble = []
         for workload in self._workloads:
             try:
