@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
+# What has not come true by then will not, on a machine however busy. A test that passes does not wait for it.
+PATIENCE_S: Final = 180
 _LOOK_S = 0.05
 
 

@@ -35,7 +35,7 @@ reactor: Any = real_reactor
 
 
 class CertificateTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     async def setUp(self) -> None:  # type: ignore[override]
         self.ca = TestAuthority(self.mktemp())

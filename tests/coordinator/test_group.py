@@ -28,7 +28,7 @@ reactor: Any = real_reactor
 
 
 class GroupTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     def setUp(self) -> None:
         self.first_port = free_block(6)

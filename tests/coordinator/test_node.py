@@ -84,7 +84,7 @@ class _Server:
 
 
 class NodeTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]
         return Deferred.fromCoroutine(self._set_up())

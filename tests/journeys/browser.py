@@ -17,10 +17,12 @@ from typing import Any, Final, TypeVar
 
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from tests.waiting import PATIENCE_S
+
 _T = TypeVar("_T")
 
 # How long a page may take on a busy machine with two cores.
-PATIENCE_MS: Final = 30_000
+PATIENCE_MS: Final = 1000 * PATIENCE_S
 DESKTOP: Final = (1280, 800)
 PHONE: Final = (390, 844)
 

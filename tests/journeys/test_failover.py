@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from tests.journeys.browser import Visitor
 from tests.journeys.journey import Journey
 from tests.journeys.stage import VisitedCluster
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 # What a browser says of a frontend that is not there.
 _AWAY = (
@@ -39,7 +39,6 @@ _LINE = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroug
 _SLOWLY = 10_000_000
 
 # Seconds until a server that was started is shown as live.
-_BACK_S = 60
 
 
 class _UploadJourney(Journey):
@@ -93,7 +92,7 @@ class FailoverJourney(_UploadJourney):
     def start(self) -> None:
         self.cluster.penncloud("node", "start", "http-2")
         wait_until(
-            lambda: self.cluster.state("http-2") == "live", "http-2 does not come back", _BACK_S
+            lambda: self.cluster.state("http-2") == "live", "http-2 does not come back", PATIENCE_S
         )
 
     def comes_to(self, page: Page, path: str) -> None:

@@ -152,7 +152,7 @@ class Frontend(Factory):
 
 
 class ProxyCase(TestCase):
-    timeout = 120
+    timeout = 300
 
     async def setUp(self) -> None:  # type: ignore[override]
         self.directory = MemoryDirectory()

@@ -29,12 +29,12 @@ from pathlib import Path
 from penncloud.cluster import cluster_file, leftovers
 from penncloud.cluster.cluster_file import ClusterFile
 from penncloud.cluster.layout import Layout
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent.parent
 # Below the ports that the system gives to outgoing connections (from 32768).
 _FIRST_PORT, _LAST_PORT, _BLOCK = 20_000, 31_000, 30
 _START_S = 180
-_END_S = 60
 
 
 def program_environment() -> dict[str, str]:
@@ -174,7 +174,7 @@ class RunningCluster:
             return
         agent = self.document.agent.pid
         pids = [pid for pid in (agent,) if pid is not None and self._is_agent(pid)]
-        deadline = time.monotonic() + _END_S
+        deadline = time.monotonic() + PATIENCE_S
         while pids := [*pids, *leftovers.find(self.layout)]:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):

@@ -24,10 +24,10 @@ from typing import Any, Final, TypeVar
 
 from penncloud.torture.lan import Lan, NoNamespaces
 from tests.processes import roles
+from tests.waiting import PATIENCE_S
 
 _Result = TypeVar("_Result")
 
-_CALL_S: Final = 60
 _NEW_NETWORK: Final = 0x40000000  # CLONE_NEWNET
 # $1: an empty directory. The process stays, as long as its stdin, for others to enter its namespaces.
 _FILES: Final = r"""
@@ -131,7 +131,7 @@ class Visitor:
 
     def call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """What `function` returns or raises, called there."""
-        return self._thread.submit(function, *arguments).result(timeout=_CALL_S)
+        return self._thread.submit(function, *arguments).result(timeout=PATIENCE_S)
 
     def leave(self) -> None:
         self._thread.shutdown()

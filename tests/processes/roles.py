@@ -10,10 +10,9 @@ from typing import Any
 
 from penncloud.cluster.configuration import to_toml
 from tests.processes.cluster import program_environment
+from tests.waiting import PATIENCE_S
 
 ROLES = ("coordinator", "storage", "http", "smtp", "lb")
-# A process that does not end or serve within so many seconds hangs.
-PATIENCE_S = 60
 
 _TWISTD = "from twisted.scripts.twistd import run; run()"
 

@@ -18,11 +18,10 @@ import time
 from pathlib import Path
 
 import twisted
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 _SYSTEMD = "/lib/systemd/systemd"
-_BOOT_S = 60
 
 # $1: a directory for the machine; $2, $3, $4: Python's installation, its packages, the checkout.
 _BOOT = r"""
@@ -121,7 +120,7 @@ class SystemdMachine:
 
     def _first_process(self) -> int:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        deadline = time.monotonic() + _BOOT_S
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 for pid in children.read_text().split():
@@ -138,7 +137,7 @@ class SystemdMachine:
             said = self.run("systemctl", "is-system-running", expect=None).stdout.strip()
             return said in ("running", "degraded")
 
-        wait_until(up, "systemd does not come up", _BOOT_S)
+        wait_until(up, "systemd does not come up", PATIENCE_S)
 
     def run(
         self, *command: str, expect: int | None = 0, timeout_s: float = 90

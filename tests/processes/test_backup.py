@@ -15,8 +15,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.processes.cluster import RunningCluster, program_environment
+from tests.waiting import PATIENCE_S
 
-_PATIENCE_S = 60
 FILE = os.urandom(2_000_000)
 
 
@@ -29,7 +29,7 @@ class Person:
         self._browser = urllib.request.build_opener(jar)
 
     def get(self, path: str) -> bytes:
-        with self._browser.open(self.site + path, timeout=_PATIENCE_S) as answer:
+        with self._browser.open(self.site + path, timeout=PATIENCE_S) as answer:
             found: bytes = answer.read()
         return found
 
@@ -41,7 +41,7 @@ class Person:
 
     def post(self, path: str, page: str, **form: str) -> bytes:
         data = urllib.parse.urlencode({"csrf": self.csrf(page), **form}).encode()
-        with self._browser.open(self.site + path, data, timeout=_PATIENCE_S) as answer:
+        with self._browser.open(self.site + path, data, timeout=PATIENCE_S) as answer:
             found: bytes = answer.read()
         return found
 
@@ -187,4 +187,4 @@ sys.exit(with_table(parser.parse_args(["--data", sys.argv[1]]), write))
         assert self._process.stdout.readline() == b"begun\n"
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=_PATIENCE_S)
+        self._process.communicate(timeout=PATIENCE_S)

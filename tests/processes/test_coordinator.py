@@ -16,8 +16,7 @@ from penncloud.wire.messages import Map, Tablets
 from penncloud.wire.replies import ReplyDecoder
 from penncloud.wire.requests import encode_request
 from tests.processes.cluster import ROOT, free_block, program_environment
-
-_START_S = 60
+from tests.waiting import PATIENCE_S
 
 
 class CoordinatorProcessTests(TestCase):
@@ -43,7 +42,7 @@ class CoordinatorProcessTests(TestCase):
     def _end(self, process: subprocess.Popen[str]) -> None:
         if process.poll() is None:
             process.kill()
-        process.communicate(timeout=_START_S)
+        process.communicate(timeout=PATIENCE_S)
 
     def _serving(self, process: subprocess.Popen[str]) -> str:
         """What it printed until it served."""
@@ -70,23 +69,23 @@ class CoordinatorProcessTests(TestCase):
         self.assertIn("term 1", self._serving(first))
         self.assertEqual(self._map(), Tablets(0, ()))
         first.send_signal(signal.SIGTERM)
-        output, _ = first.communicate(timeout=_START_S)
+        output, _ = first.communicate(timeout=PATIENCE_S)
         self.assertIn("Server Shut Down", output)
         # twistd ends by the signal that it was sent, once it has finished.
         self.assertEqual(first.returncode, -signal.SIGTERM)
         second = self._start()
         self.assertIn("term 2", self._serving(second))
         second.kill()
-        second.communicate(timeout=_START_S)
+        second.communicate(timeout=PATIENCE_S)
         self.assertIn("term 3", self._serving(self._start()))
 
     def test_used_already(self) -> None:
         """A second process on the same directory, or on the same port, ends with one clear line."""
         self._serving(self._start())
-        output, _ = self._start().communicate(timeout=_START_S)
+        output, _ = self._start().communicate(timeout=PATIENCE_S)
         self.assertIn(f"data directory {self.directory}: in use by another process", output)
         other = self._start(f"--data-dir={Path(self.mktemp()).absolute()}")
-        output, _ = other.communicate(timeout=_START_S)
+        output, _ = other.communicate(timeout=PATIENCE_S)
         self.assertIn(f"cannot listen on 127.0.0.1:{self.port}: Address already in use", output)
         self.assertNotIn("Traceback", output)
         self.assertEqual(other.returncode, 1)

@@ -37,7 +37,7 @@ _TWISTD = "from twisted.scripts.twistd import run; run()"
 
 
 class CoordinatorsTests(TestCase):
-    timeout = 480
+    timeout = 600
 
     def setUp(self) -> None:
         first = free_block(3)

@@ -16,7 +16,7 @@ import urllib.request
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.processes.cluster import RunningCluster
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 SMALL = ["--coordinators=1", "--storage=1", "--http=1", "--smtp=1"]
 LOUD = [
@@ -24,13 +24,12 @@ LOUD = [
     "--set=storage.log_slower_ms=0",
     "--set=http.log_slower_ms=0",
 ]
-_PATIENCE_S = 60
 
 
 def get(url: str, context: ssl.SSLContext | None = None) -> tuple[int, bytes]:
     """Status and body; a refusal is an answer, too."""
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE_S, context=context) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S, context=context) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -54,12 +53,12 @@ class Day2Tests(SynchronousTestCase):
         (balancer,) = cluster.document.lb
         readyz = f"https://127.0.0.1:{balancer.metrics_port}/readyz"
         why = "a balancer without frontends is not ready"
-        wait_until(lambda: get(readyz, tls)[0] == 503, why, _PATIENCE_S)
+        wait_until(lambda: get(readyz, tls)[0] == 503, why, PATIENCE_S)
 
     def wait_for_ready(self, readyz: str, tls: ssl.SSLContext, node_id: str) -> None:
         """A frontend that serves may still be making sure that there is a first account."""
         ready = (200, b"ready\n")
-        wait_until(lambda: get(readyz, tls) == ready, f"{node_id} is not ready", _PATIENCE_S)
+        wait_until(lambda: get(readyz, tls) == ready, f"{node_id} is not ready", PATIENCE_S)
 
     def check_doctor(self, cluster: RunningCluster) -> None:
         """The doctor sees every server's clock and version, and this host's disk; what is bad, fails."""
@@ -71,7 +70,7 @@ class Day2Tests(SynchronousTestCase):
         # One coordinator and one copy of everything: it serves, and should not stay so.
         self.assertEqual(found["coordinators"]["level"], "warn")
         cluster.penncloud("node", "stop", "storage-1")
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while (ill := cluster.penncloud("doctor", expect=None)).returncode != 1:
             self.assertLess(time.monotonic(), deadline, ill.stdout)
         self.assertIn(b"unavailable", ill.stdout)
@@ -96,7 +95,7 @@ class Day2Tests(SynchronousTestCase):
         browser = urllib.request.build_opener(jar)
         (frontend,) = cluster.document.http
         login = f"http://localhost:{frontend.port}/login"
-        page = browser.open(login, timeout=_PATIENCE_S).read().decode()
+        page = browser.open(login, timeout=PATIENCE_S).read().decode()
         token = re.search(r'name="csrf" value="([^"]+)"', page)
         assert token is not None, page
         form = {"csrf": token[1], "name": "nobody", "password": "wrong"}
@@ -106,7 +105,7 @@ class Day2Tests(SynchronousTestCase):
             {"x-request-id": "from-the-test.1", "origin": f"http://localhost:{frontend.port}"},
         )
         try:
-            answer = browser.open(request, timeout=_PATIENCE_S)
+            answer = browser.open(request, timeout=PATIENCE_S)
         except urllib.error.HTTPError as error:
             answer = error
         with answer:

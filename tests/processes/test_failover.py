@@ -20,10 +20,10 @@ from penncloud.placement.tablets import row_hash
 from penncloud.platform.real_disk import RealDisk
 from tests.journeys.stage import VisitedCluster
 from tests.processes.member import Member
+from tests.waiting import PATIENCE_S
 
 _OLD: Final = "correct horse battery"
 _NEW: Final = "staple and a new horse"
-_PATIENCE_S: Final = 60.0
 _SERVERS: Final = ("storage-1", "storage-2", "storage-3")
 
 
@@ -56,11 +56,11 @@ class FailoverTests(SynchronousTestCase):
         return self._states() == {("ok", 3)} and not behind
 
     def _wait_until(self, is_so: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while not is_so():
             if time.monotonic() > deadline:
                 tablets = self.cluster.status["tablets"]
-                self.fail(f"{what}: not within {_PATIENCE_S:g} s: {tablets}")
+                self.fail(f"{what}: not within {PATIENCE_S:g} s: {tablets}")
             time.sleep(0.2)
 
     # -- the demonstration -----------------------------------------------------------------------

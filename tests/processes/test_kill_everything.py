@@ -25,12 +25,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.journeys.stage import VisitedCluster
 from tests.processes.member import Member, Unanswered
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 PASSWORD: Final = "correct horse battery"
 # Promises of each kind before the kill.
 _ENOUGH: Final = 5
-_PATIENCE_S: Final = 90.0
 
 
 @define
@@ -63,7 +62,7 @@ class Client:
     def end(self) -> None:
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(_PATIENCE_S)
+            self._thread.join(PATIENCE_S)
 
 
 def content(number: int) -> bytes:
@@ -125,7 +124,7 @@ class KillEverythingTests(SynchronousTestCase):
                 for client, wanted in zip(clients, enough, strict=True)
             ),
             lambda: f"promises: {[(len(c.promised), c.refused[-3:]) for c in clients]}",
-            _PATIENCE_S,
+            PATIENCE_S,
         )
         return clients
 
@@ -141,7 +140,7 @@ class KillEverythingTests(SynchronousTestCase):
         message["Subject"] = f"promise-{number}"
         message["Message-ID"] = f"<promise-{number}@example.org>"
         message.set_content(body_of(number), cte="7bit")
-        with smtplib.SMTP("127.0.0.1", self.cluster.smtp_port, timeout=20) as smtp:
+        with smtplib.SMTP("127.0.0.1", self.cluster.smtp_port, timeout=PATIENCE_S) as smtp:
             smtp.send_message(message)
         return str(number)
 

@@ -21,19 +21,18 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from tests.processes.cluster import RunningCluster
 from tests.smtp.servers import NameServer, ScriptedMail
+from tests.waiting import PATIENCE_S
 from tests.web.frontend import Browser
 from tests.web.test_mail import multipart
 
 reactor: Any = _reactor
 PASSWORD = "correct horse battery"
-# What has not come true by then will not.
-PATIENCE_S = 60.0
 
 
 class MailCluster(TestCase):
     """A cluster, and another mail server that its mail goes to."""
 
-    timeout = 300
+    timeout = 600
     # Further options of `penncloud up`; {directory} is its data directory.
     more: tuple[str, ...] = ()
 
@@ -255,7 +254,7 @@ class MailTakeoverTests(MailCluster):
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                with smtplib.SMTP("127.0.0.1", self.port, timeout=10) as client:
+                with smtplib.SMTP("127.0.0.1", self.port, timeout=PATIENCE_S) as client:
                     self.assertEqual(client.noop()[0], 250)
                 return
             except ConnectionRefusedError:

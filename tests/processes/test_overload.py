@@ -26,10 +26,10 @@ from penncloud.rpc.endpoints import internal_endpoint
 from penncloud.torture.bed import Bed, Size
 from penncloud.torture.lan import Loopback
 from tests.rpc.world import environment
+from tests.waiting import PATIENCE_S
 
 reactor: Any = real_reactor
 
-_PATIENCE_S: Final = 60.0
 # What a server may hold in memory, whatever is thrown at it (MB). Idle ones have about 60.
 _MOST_MB: Final = 350
 # An answer that has not come by then will not come before the secondary works again.
@@ -68,7 +68,7 @@ class _Raw(Protocol):
 
 
 class OverloadTests(TestCase):
-    timeout = 300
+    timeout = 600
 
     async def _start(self) -> None:
         layout = Layout.at(self.mktemp())
@@ -93,7 +93,7 @@ class OverloadTests(TestCase):
             return []
 
     async def _until(self, is_so: Callable[[list[TabletInfo]], bool], what: str) -> None:
-        deadline = reactor.seconds() + _PATIENCE_S
+        deadline = reactor.seconds() + PATIENCE_S
         while not is_so(tablets := await self._tablets()):
             self.assertLess(reactor.seconds(), deadline, f"{what}: {tablets}")
             await deferLater(reactor, 0.2)
@@ -146,7 +146,7 @@ class OverloadTests(TestCase):
 
         scanners = [Deferred.fromCoroutine(scan()) for _ in range(4)]
         for _ in range(100):
-            cell = await self.table.get(row, b"small", deadline_s=_PATIENCE_S)
+            cell = await self.table.get(row, b"small", deadline_s=PATIENCE_S)
             assert cell is not None
             self.assertEqual(cell.value, b"here")
         scanning = False
@@ -163,7 +163,7 @@ class OverloadTests(TestCase):
         tablet = await self._tablet(row)
         victim = next(member for member in tablet.members if member != tablet.primary)
         self.bed.pause(victim)
-        await self.table.put(row, b"v", b"without it", deadline_s=_PATIENCE_S)
+        await self.table.put(row, b"v", b"without it", deadline_s=PATIENCE_S)
         left = await self._tablet(row)
         self.assertNotIn(victim, left.members)
         self.bed.resume(victim)
@@ -187,7 +187,7 @@ class OverloadTests(TestCase):
             connection.transport.write(many)
         last = await self._connect(tablet.primary)
         assert last.transport is not None
-        deadline = reactor.seconds() + _PATIENCE_S
+        deadline = reactor.seconds() + PATIENCE_S
         count = 0
         while not last.received.endswith(b"\r\n") or b"-BUSY;" not in last.received:
             self.assertLess(reactor.seconds(), deadline, last.received[-100:])
@@ -199,10 +199,10 @@ class OverloadTests(TestCase):
         self.bed.resume(coordinator)
         await self._until(_whole, "the cluster is whole")
         for connection in crowd:
-            replies = await connection.replies(128).addTimeout(_PATIENCE_S, reactor)
+            replies = await connection.replies(128).addTimeout(PATIENCE_S, reactor)
             for line in replies.split(b"\r\n")[:128]:
                 self.assertTrue(line.startswith((b"+OK;", b"-BUSY;", b"-UNKNOWN", b"-MOVED")), line)
-        await self.table.put(row, b"v", b"after", deadline_s=_PATIENCE_S)
+        await self.table.put(row, b"v", b"after", deadline_s=PATIENCE_S)
 
     async def _answered_or_another(self, raw: _Raw, server: str, count: int) -> _Raw:
         """The connection when its request was answered at once; else it was taken in, and a new one."""

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.processes.cluster import RunningCluster
 from tests.processes.member import Member, Unanswered
+from tests.waiting import PATIENCE_S
 
-_PATIENCE_S = 60.0
 _KILLS = 4
 
 
@@ -53,7 +53,7 @@ class ProxyTests(SynchronousTestCase):
             self.until(lambda before=before: answers["pages"] > before + 5)
             self.until(lambda victim=victim: self.is_live(cluster, victim))
         stop.set()
-        reading.join(_PATIENCE_S)
+        reading.join(PATIENCE_S)
         # A frontend killed between the first and the last byte of an answer: nothing can be repeated then.
         self.assertLessEqual(answers["broken"], _KILLS, answers)
         for number in range(_KILLS):
@@ -62,7 +62,7 @@ class ProxyTests(SynchronousTestCase):
     def events(self, cluster: RunningCluster, member: Member) -> http.client.HTTPConnection:
         """An open stream of events, by the balancer's address. Raises Unanswered."""
         connection = http.client.HTTPConnection(
-            "localhost", cluster.document.lb[0].port, timeout=_PATIENCE_S
+            "localhost", cluster.document.lb[0].port, timeout=PATIENCE_S
         )
         cookies = "; ".join(f"{name}={value}" for name, value in member.cookies.items())
         try:
@@ -77,7 +77,7 @@ class ProxyTests(SynchronousTestCase):
 
     def soon(self, act: object) -> None:
         """As a page does it: again until it succeeds."""
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 act()  # type: ignore[operator]
@@ -88,7 +88,7 @@ class ProxyTests(SynchronousTestCase):
                 return
 
     def until(self, condition: object) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while not condition():  # type: ignore[operator]
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.05)

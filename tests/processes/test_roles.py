@@ -15,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from penncloud.platform.lockfile import DirectoryLock
 from tests.certificates import TestAuthority
 from tests.processes.cluster import RunningCluster, free_block
-from tests.processes.roles import PATIENCE_S, ROLES, outcome, start, write_configuration
+from tests.processes.roles import ROLES, outcome, start, write_configuration
+from tests.waiting import PATIENCE_S
 
 CLUSTER = {"coordinators": ["127.0.0.1:1"]}
 WITH_DATA = ("coordinator", "storage")

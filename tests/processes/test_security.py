@@ -13,8 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import TestAuthority
 from tests.processes.cluster import RunningCluster
-
-_PATIENCE_S = 60.0
+from tests.waiting import PATIENCE_S
 
 
 class SecurityTests(SynchronousTestCase):
@@ -50,7 +49,7 @@ class SecurityTests(SynchronousTestCase):
             context = ssl.create_default_context(cafile=str(self.cluster.layout.tls / "ca.pem"))
         try:
             with (
-                socket.create_connection(("127.0.0.1", port), _PATIENCE_S) as plain,
+                socket.create_connection(("127.0.0.1", port), PATIENCE_S) as plain,
                 context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
             ):
                 connection.sendall(words)
@@ -60,7 +59,7 @@ class SecurityTests(SynchronousTestCase):
 
     def in_the_clear(self, port: int, words: bytes) -> bytes:
         try:
-            with socket.create_connection(("127.0.0.1", port), _PATIENCE_S) as connection:
+            with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
                 connection.sendall(words)
                 answer = connection.recv(1024)
                 # A TLS alert says what is wrong, and nothing else.
@@ -109,13 +108,13 @@ class SecurityTests(SynchronousTestCase):
         comes by STARTTLS; a renewed certificate is shown without a restart."""
         document = self.cluster.document
         url = f"https://localhost:{document.lb[0].port}/"
-        with urlopen(url, timeout=_PATIENCE_S, context=self.believed) as answer:
+        with urlopen(url, timeout=PATIENCE_S, context=self.believed) as answer:
             self.assertIn(b"<form", answer.read())
             self.assertTrue(answer.url.startswith(f"https://localhost:{document.http[0].port}/"))
             self.assertEqual(answer.headers["strict-transport-security"], "max-age=31536000")
             self.assertIn("Secure", answer.headers["set-cookie"])
         self.cluster.penncloud("user", "add", "bob", stdin=b"correct horse battery\n")
-        with smtplib.SMTP("localhost", document.smtp[0].port, timeout=_PATIENCE_S) as client:
+        with smtplib.SMTP("localhost", document.smtp[0].port, timeout=PATIENCE_S) as client:
             client.starttls(context=self.believed)
             client.sendmail("x@y.org", ["bob@penncloud"], b"Subject: s\r\n\r\nhello\r\n")
         other = TestAuthority(self.mktemp())
@@ -124,7 +123,7 @@ class SecurityTests(SynchronousTestCase):
             new = (other.out / f"public.{kind}").read_bytes()
             Path(f"{self.public}.{kind}").write_bytes(new)
         with self.assertRaises(URLError):
-            urlopen(url, timeout=_PATIENCE_S, context=self.believed)
+            urlopen(url, timeout=PATIENCE_S, context=self.believed)
         renewed = ssl.create_default_context(cafile=str(other.out / "ca.pem"))
-        with urlopen(url, timeout=_PATIENCE_S, context=renewed) as answer:
+        with urlopen(url, timeout=PATIENCE_S, context=renewed) as answer:
             self.assertIn(b"<form", answer.read())

@@ -80,7 +80,7 @@ def appends() -> dict[RequestId, Request]:
 class StorageProcessTests(TestCase):
     """A coordinator and one storage server."""
 
-    timeout = 300
+    timeout = 600
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
@@ -122,7 +122,7 @@ class StorageProcessTests(TestCase):
     async def ask(self, requests: Sequence[tuple[Request, ...]]) -> list[Reply | Malformed]:
         """Every answer; -BUSY, -MOVED and -UNKNOWN are asked again, as a client does."""
         answers: dict[int, Reply | Malformed] = {}
-        for _ in range(100):
+        for _ in range(1000):
             missing = [index for index in range(len(requests)) if index not in answers]
             if not missing:
                 break

@@ -12,11 +12,10 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from penncloud.cluster.configuration import to_toml
 from tests.processes.cluster import RunningCluster, free_block
 from tests.processes.systemd_machine import SystemdMachine, why_not
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 ROLES = ("coordinator", "storage", "http", "smtp", "lb")
 CONFIGURATION = "/etc/penncloud/penncloud.toml"
-_PATIENCE_S = 60
 
 
 class SystemdTests(SynchronousTestCase):
@@ -28,7 +27,7 @@ class SystemdTests(SynchronousTestCase):
         self.addCleanup(self.machine.destroy)
 
     def eventually(self, is_so: Callable[[], bool], what: str) -> None:
-        wait_until(is_so, what, _PATIENCE_S)
+        wait_until(is_so, what, PATIENCE_S)
 
     def configuration(self) -> dict[str, dict[str, object]]:
         first = free_block(16)

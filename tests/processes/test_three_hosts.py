@@ -18,7 +18,7 @@ from penncloud.torture.lan import Namespaces, NoNamespaces
 from tests.processes.cluster import RunningCluster
 from tests.processes.hosts import Host, Visitor
 from tests.processes.member import Member, Unanswered
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 _MISSING = "" if find_spec("boto3") else "boto3 is missing (pip install '.[test]')"
 if TYPE_CHECKING or not _MISSING:
@@ -42,7 +42,6 @@ roles = ["coordinator", "storage"]
 count = 1
 """
 _PASSWORD = "correct horse battery"
-_PATIENCE_S = 120
 
 
 class ThreeHostsTests(SynchronousTestCase):
@@ -114,7 +113,7 @@ class ThreeHostsTests(SynchronousTestCase):
                 [self.unwell(), *(text for each in self.hosts for text in each.ended())]
             )
 
-        wait_until(lambda: not self.unwell(), said, _PATIENCE_S, look_s=1.0)
+        wait_until(lambda: not self.unwell(), said, PATIENCE_S, look_s=1.0)
 
     def member(self, host: Host, name: str, port: int) -> Member:
         return Member(f"http://{host.address}:{port}", name)
@@ -137,7 +136,7 @@ class ThreeHostsTests(SynchronousTestCase):
                 return False
             return True
 
-        wait_until(done, lambda: f"{what}: {trouble[-1]}", _PATIENCE_S, look_s=0.5)
+        wait_until(done, lambda: f"{what}: {trouble[-1]}", PATIENCE_S, look_s=0.5)
 
     # -- the test --------------------------------------------------------------------------------
 

@@ -15,9 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.cluster import leftovers
 from tests.processes.cluster import RunningCluster, free_block
-
-# What has not come true by then will not.
-PATIENCE_S = 60
+from tests.waiting import PATIENCE_S
 
 
 class UpTests(SynchronousTestCase):

@@ -19,9 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from penncloud.services.files import ROOT
 from tests.processes.cluster import RunningCluster
 from tests.processes.member import Member
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
-_PATIENCE_S: Final = 90.0
 _CLIENTS: Final = 12
 # Of each client between two requests: workers that start need some of the processor, too.
 _PAUSE_S: Final = 0.03
@@ -55,7 +54,7 @@ class Load:
     def more(self, count: int) -> None:
         """Return when so many more requests were answered."""
         goal = self.seen["done"] + count
-        wait_until(lambda: self.seen["done"] >= goal, lambda: f"{self.seen}", _PATIENCE_S)
+        wait_until(lambda: self.seen["done"] >= goal, lambda: f"{self.seen}", PATIENCE_S)
 
     async def _run(self) -> None:
         await asyncio.gather(*(self._client(number % 2 == 0) for number in range(_CLIENTS)))
@@ -123,7 +122,7 @@ class WorkersTests(SynchronousTestCase):
             found = self.serving()
             return len(found) == 2 and not found & without
 
-        wait_until(are_there, lambda: f"two workers that serve: {self.workers()}", _PATIENCE_S)
+        wait_until(are_there, lambda: f"two workers that serve: {self.workers()}", PATIENCE_S)
         return found
 
     def test_killed_and_renewed_under_load(self) -> None:
@@ -167,7 +166,7 @@ class WorkersTests(SynchronousTestCase):
         wait_until(
             lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans),
             "the workers of a front that was killed end",
-            _PATIENCE_S,
+            PATIENCE_S,
         )
         self.both_serve(without=orphans)
 

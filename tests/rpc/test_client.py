@@ -31,7 +31,7 @@ def adding() -> Calls:
 
 
 class LoopbackTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     async def _serve(self, secret: bytes = b"", port: int = 0) -> tuple[RpcServerFactory, int]:
         factory = RpcServerFactory(environment(reactor), adding(), secret=secret)

@@ -73,7 +73,7 @@ class _Coordinator:
 
 
 class RegistrationTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     async def _start(self, coordinators: int = 1, **more: Any) -> list[_Coordinator]:
         them = [_Coordinator() for _ in range(coordinators)]

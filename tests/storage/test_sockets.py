@@ -26,13 +26,13 @@ from tests.storage.memory_engine import MemoryEngine
 
 _T = TypeVar("_T")
 # A blocking client that hangs fails by its own socket timeout.
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class SocketTests(TestCase):
     """A blocking client in a thread, as a script would be one."""
 
-    timeout = 120
+    timeout = 300
 
     def setUp(self) -> Any:
         return Deferred.fromCoroutine(self.begin())

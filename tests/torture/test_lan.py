@@ -9,6 +9,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from penncloud.torture.lan import Lan, Loopback, Namespaces, NoNamespaces
+from tests.waiting import PATIENCE_S
 
 # Says which datagram came first.
 _LISTEN = """
@@ -21,8 +22,6 @@ _SEND = """
 import socket, sys
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(sys.argv[2].encode(), (sys.argv[1], 9000))
 """
-# Nothing here takes that long, unless the machine hangs.
-_PATIENCE_S = 120
 
 
 class NamespacesTests(SynchronousTestCase):
@@ -45,14 +44,14 @@ class NamespacesTests(SynchronousTestCase):
             *python,
             _LISTEN,
             self.addresses[target],
-            str(_PATIENCE_S),
+            str(PATIENCE_S),
         ]
         with subprocess.Popen(listen, stdout=subprocess.PIPE, text=True) as listener:
             assert listener.stdout is not None
             self.assertEqual(listener.stdout.readline(), "listening\n")
             for source in sources:
                 send = [*self.lan.inside(source), *python, _SEND, self.addresses[target], source]
-                subprocess.run(send, check=True, timeout=_PATIENCE_S)
+                subprocess.run(send, check=True, timeout=PATIENCE_S)
             return listener.stdout.read().strip()
 
     def test_a_cut_is_one_way_until_mended(self) -> None:

@@ -63,7 +63,7 @@ def _quiet(kind: type[Protocol]) -> Any:
 
 
 class EntranceTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     async def setUp(self) -> None:  # type: ignore[override]
         self.ca = TestAuthority(self.mktemp())
