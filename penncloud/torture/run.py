@@ -308,9 +308,10 @@ class Run:
     async def _begin(self, fault: Fault) -> None:
         self.log.info("{fault} for {seconds:.1f} s", fault=str(fault), seconds=fault.for_s)
         active = _Active(fault, self._now_s)
-        active.timer = self._environment.reactor.callLater(fault.for_s, self._end, active)
         self._active.append(active)
+        # On a busy machine that may take longer than the fault is to last: it ends what has begun.
         await fault.begin(self._bed)
+        active.timer = self._environment.reactor.callLater(fault.for_s, self._end, active)
 
     def _end(self, active: _Active) -> None:
         if active.timer is not None and active.timer.active():

@@ -181,9 +181,9 @@ class AdminPages:
                 "{action} {node_id}", failure, action=action, node_id=node_id
             )
         )
-        request.setResponseCode(303)
-        request.setHeader(b"location", self.context.config.lb_url.encode("ascii"))
-        return b""
+        # No redirect: browsers let a form lead to its own site only (`form-action`).
+        request.setHeader(b"refresh", f"1; url={self.context.config.lb_url}".encode("ascii"))
+        return self._page(request, "leaving", tab="servers", server=node_id, action=action)
 
     async def _effect(self, node_id: str, action: Action) -> Any:
         try:

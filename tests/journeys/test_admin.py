@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from playwright.sync_api import Page, expect
 
 from penncloud.placement.tablets import row_hash
 from tests.journeys.browser import Visitor
 from tests.journeys.journey import Journey
+from tests.waiting import PATIENCE_S, wait_until
 
 
 class AdminJourney(Journey):
@@ -124,6 +126,21 @@ class AdminJourney(Journey):
         page.get_by_role("button", name="Enable http-2").click()
         page.get_by_role("button", name="Enable http-2").click()
         expect(row.get_by_text("disabled", exact=True)).to_be_hidden()
+
+    def test_the_frontend_of_the_page_is_restarted(self) -> None:
+        """Whoever restarts the very server that they look at is taken to another one."""
+        admin = self.administrator()
+        page = admin.page
+        page.goto(self.cluster.frontend_url(2) + "/admin")
+        before = self.cluster.pid("http-2")
+        page.get_by_role("button", name="Restart http-2").click()
+        page.locator("#confirm").fill("http-2")
+        page.get_by_role("button", name="Restart http-2").click()
+        expect(page).not_to_have_url(re.compile("/restart$"))
+        self.judge(admin)
+        wait_until(lambda: self.cluster.pid("http-2") != before, "a new http-2", PATIENCE_S)
+        live = self.cluster.state
+        wait_until(lambda: live("http-2") == "live", "http-2 does not come back", PATIENCE_S)
 
     def test_others_are_refused(self) -> None:
         """A member sees no link and gets 403 for every page of the console."""
