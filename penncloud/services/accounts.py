@@ -10,10 +10,15 @@ An account's sessions live in its own row, so that changing a password and endin
 atomic mutation. A name is taken by writing `account` on the condition that it is missing. The index
 entry is written first: after a crash in between it names an account that does not exist, which
 `list` leaves out.
+
+Whoever makes an account may not learn that it was made: the store's answer, or ours, was lost. `account`
+therefore keeps a hash of a secret of its maker, so that who asks again is not told that the name is taken.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -74,6 +79,7 @@ class _Record(msgspec.Struct, frozen=True):
     created: float  # Unix seconds
     disabled: bool = False
     default_password: bool = False
+    maker: str = ""  # see `_maker`; empty: not known, as of all accounts that earlier versions made
 
 
 @frozen
@@ -117,11 +123,13 @@ class Accounts:
         *,
         reserved_names: bool = False,
         default_password: bool = False,
+        maker: str = "",
     ) -> Account:
         """A new account; raises BadName, NameTaken or BadPassword.
 
         `reserved_names` lets an administrator make the reserved ones; `default_password` marks a
-        password that its owner is to change (and lets it be the well-known one).
+        password that its owner is to change (and lets it be the well-known one). `maker` is a secret
+        of whoever asks, by which `was_made_by` knows them again; empty for nobody.
         """
         if not is_name(name):
             raise BadName(
@@ -138,6 +146,7 @@ class Accounts:
             password=await self.passwords.hash(password),
             created=self._environment.now(),
             default_password=default_password,
+            maker=_maker(maker) if maker else "",
         )
         await self._table.put(_INDEX, name.encode(), b"")
         try:
@@ -151,6 +160,16 @@ class Accounts:
     async def exists(self, name: str) -> bool:
         """Whether there is an account of this name, disabled or not."""
         return is_name(name) and await self._table.get(user_row(name), _ACCOUNT) is not None
+
+    async def was_made_by(self, name: str, maker: str) -> bool:
+        """Whether the account of this name was made with this secret.
+
+        It says who asked for the account, not who may use it: that is for `verify` to say.
+        """
+        found = await self._read(name)
+        if found is None or not maker or not found[0].maker:
+            return False
+        return hmac.compare_digest(found[0].maker, _maker(maker))
 
     async def get(self, name: str) -> Account | None:
         found = await self._read(name)
@@ -256,6 +275,11 @@ class Accounts:
 
 def _account(name: str, record: _Record, version: int) -> Account:
     return Account(name, record.created, record.disabled, record.default_password, version)
+
+
+def _maker(secret: str) -> str:
+    """What the store keeps of a maker's secret: a reader of the store cannot pass for the maker."""
+    return hashlib.sha256(b"maker\0" + secret.encode()).hexdigest()
 
 
 def login_condition(account: Account) -> IfVersion:

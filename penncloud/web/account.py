@@ -70,10 +70,33 @@ class _Features:
         if await self._attempts.sign_up(request.client_address):
             raise WebError(429, "Too many new accounts from your address. Please try again later.")
         try:
-            account = await self._context.accounts.create(name, password)
-        except (BadName, NameTaken, BadPassword) as error:
+            account = await self._context.accounts.create(
+                name, password, maker=request.visitor_token
+            )
+        except NameTaken as error:
+            return await self._sign_up_again(request, name, password, error)
+        except (BadName, BadPassword) as error:
             return self._sign_up_page(request, name, str(error))
         await self._begin_session(request, account)
+        return see_other(request, "/")
+
+    async def _sign_up_again(
+        self, request: WebRequest, name: str, password: str, taken: NameTaken
+    ) -> bytes:
+        """The answer where the name is taken: perhaps by this very visitor, who was not told.
+
+        Only the browser that asked for the account gets to its password, and that counts as a login:
+        signing up tells nobody more about a password than logging in does.
+        """
+        if not await self._context.accounts.was_made_by(name, request.visitor_token):
+            return self._sign_up_page(request, name, str(taken))
+        if await self._attempts.log_in(name, request.client_address):
+            raise WebError(429, "Too many attempts. Please try again later.")
+        account = await self._context.accounts.verify(name, password)
+        if account is None or not await self._begin_session(request, account):
+            text = "You have made this account already. Please log in, with the password it has."
+            return self._sign_up_page(request, name, text)
+        self._attempts.was_legitimate(name, request.client_address)
         return see_other(request, "/")
 
     def account(self, request: WebRequest) -> bytes:

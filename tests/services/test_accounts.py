@@ -80,6 +80,25 @@ class AccountsTests(Services):
             await self.accounts.create("anna", "second horse")
         self.assertIsNotNone(await other.verify("anna", "first horse"))
 
+    async def test_maker_is_known_again(self) -> None:
+        """Who made an account shows it by their secret, which the store does not hold."""
+        await self.accounts.create("anna", "correct horse", maker="secret of anna")
+        await self.accounts.create("berta", "correct horse")
+        self.assertTrue(await self.accounts.was_made_by("anna", "secret of anna"))
+        for name, secret in (("anna", "another"), ("anna", ""), ("berta", ""), ("nobody", "x")):
+            self.assertFalse(await self.accounts.was_made_by(name, secret))
+        cell = await self.table.get(user_row("anna"), b"account")
+        assert cell is not None
+        self.assertNotIn(b"secret of anna", cell.value)
+
+    async def test_accounts_of_earlier_versions(self) -> None:
+        """A record that says nothing of its maker still opens, and is nobody's to sign up again."""
+        hashed = QUICK.hash("correct horse")
+        record = b'{"password":"%s","created":1.0}' % hashed.encode()
+        await self.table.put(user_row("anna"), b"account", record)
+        self.assertIsNotNone(await self.accounts.verify("anna", "correct horse"))
+        self.assertFalse(await self.accounts.was_made_by("anna", "x"))
+
     async def test_names_that_are_possible(self) -> None:
         """Names are small letters, digits and . _ - after a letter; as mail addresses have them, a dot
         is neither at the end nor beside another."""

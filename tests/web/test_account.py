@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
+from attrs import evolve
+from twisted.internet import reactor
 from twisted.internet.task import Clock
 
 from penncloud.web.security import local_path, same_origin
+from tests.services.unreliable_table import UnreliableTable
+from tests.web.frontend import Answer, Browser, environment_for
 from tests.web.test_application import FrontendTests
 
 
@@ -42,6 +48,64 @@ class AccountPagesTests(FrontendTests):
             self.assertEqual(answer.status, 400)
             self.assertIn(reason, answer.text)
             self.assertNotIn("correct horse", answer.text)
+
+    async def test_sign_up_of_unknown_outcome_is_repeated(self) -> None:
+        """Who was told to try again gets the account that was made all the same, at any frontend."""
+        browser = await self._half_signed_up()
+        answer = await self._sign_up(browser, "correct horse")
+        self.assertEqual((answer.status, answer.header("location")), (303, "/"))
+        self.assertIn("Hello, anna", (await browser.get("/")).text)
+
+    async def test_sign_up_is_repeated_with_another_password(self) -> None:
+        """The account keeps the password that it was made with, and its maker is told so."""
+        browser = await self._half_signed_up()
+        answer = await self._sign_up(browser, "battery staple")
+        self.assertEqual(answer.status, 400)
+        self.assertIn("made this account already", answer.text)
+        self.assertEqual((await self.frontend.browser().log_in("anna")).status, 303)
+
+    async def test_somebody_elses_sign_up_learns_nothing_of_the_password(self) -> None:
+        """For all others the name is taken, whether or not they hit upon its password."""
+        await self._half_signed_up()
+        stranger = self.frontend.browser()
+        for password in ("correct horse", "battery staple"):
+            await stranger.get("/signup")
+            answer = await self._sign_up(stranger, password)
+            self.assertEqual(answer.status, 400)
+            self.assertIn("is taken", answer.text)
+            self.assertNotIn("penncloud_session", stranger.cookies)
+
+    async def test_repeated_sign_ups_count_as_logins(self) -> None:
+        """Signing up again and again tries no more passwords than logging in would."""
+        browser = await self._half_signed_up()
+        for _ in range(10):
+            self.assertEqual((await self._sign_up(browser, "wrong horse")).status, 400)
+        self.assertEqual((await self._sign_up(browser, "correct horse")).status, 429)
+        self.assertEqual((await browser.log_in("anna")).status, 429)
+
+    async def _half_signed_up(self) -> Browser:
+        """A visitor whose account was made while the answer of the store was lost.
+
+        From then on all go to another frontend.
+        """
+        table = UnreliableTable()
+        first = self.start(table=table)
+        browser = first.browser()
+        await browser.get("/signup")
+        table.calls_left, table.fails_after_doing = 1, True
+        self.assertEqual((await self._sign_up(browser, "correct horse")).status, 503)
+        table.calls_left = None
+        # With randomness of its own, as every frontend has.
+        environment = evolve(
+            environment_for(reactor, lambda: self.wall_s), entropy=random.Random(2).randbytes
+        )
+        self.frontend = self.start(table=table, environment=environment)
+        browser.base = self.frontend.url
+        return browser
+
+    async def _sign_up(self, browser: Browser, password: str) -> Answer:
+        fields = {"name": "anna", "password": password, "again": password}
+        return await browser.post("/signup", fields)
 
     async def test_log_in_goes_where_one_wanted_to(self) -> None:
         """After the login comes the page that asked for it; never another site."""
