@@ -211,6 +211,14 @@ class Accounts:
         """Let the account log in or not; disabling ends its sessions."""
         return await self._change(name, None, end_sessions=disabled, disabled=disabled)
 
+    async def names(self, start: str = "", limit: int = 100) -> Sequence[str]:
+        """Up to `limit` names from `start` on, in order; some may never have become accounts.
+
+        This reads no account, so it does not depend on where they lie.
+        """
+        page = await self._table.scan(_INDEX, start.encode(), limit=limit)
+        return [cell.col.decode() for cell in page.cells]
+
     async def list(self, start: str = "", limit: int = 100) -> list[Account]:
         """Up to `limit` accounts with names from `start` on, in the order of their names."""
         accounts: list[Account] = []

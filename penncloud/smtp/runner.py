@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from attrs import define, field, frozen
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -30,7 +30,6 @@ from twisted.python.failure import Failure
 from penncloud.client.table import Unavailable, Watching
 from penncloud.platform import trace
 from penncloud.platform.environment import Environment
-from penncloud.platform.errors import PennCloudError
 from penncloud.services.mail.bodies import Bodies, NoSuchMessage
 from penncloud.services.mail.outbox import Outbox
 from penncloud.services.mail.queue import (
@@ -104,6 +103,7 @@ class QueueRunner:
     _looking: bool = field(default=False, init=False)
     _idle: list[Deferred[None]] = field(factory=list, init=False)
     _reclaiming: LoopingCall | None = field(default=None, init=False)
+    _round: Deferred[None] | None = field(default=None, init=False)
     _attempts: Counter = field(init=False)
 
     log = Logger()
@@ -140,6 +140,9 @@ class QueueRunner:
         self._timers.clear()
         if self._reclaiming is not None and self._reclaiming.running:
             self._reclaiming.stop()
+        if self._round is not None:
+            # It goes on where the store is away: it would, one thing after the other, without an end.
+            self._round.cancel()
         if self._active:
             waiting: Deferred[None] = Deferred()
             self._idle.append(waiting)
@@ -364,10 +367,11 @@ class QueueRunner:
                 self.log.info("{count} unfinished messages reclaimed", count=settled)
 
         def failed(failure: Failure) -> None:
-            if not (isinstance(failure.value, PennCloudError) and failure.value.retryable):
+            if not failure.check(CancelledError):
                 self.log.failure("reclaiming", failure)
 
-        return Deferred.fromCoroutine(round_()).addErrback(failed)
+        self._round = Deferred.fromCoroutine(round_()).addErrback(failed)
+        return self._round
 
 
 class _LeaseKeeper:

@@ -18,6 +18,7 @@ from penncloud.services.mail.compose import Letter, compose
 from penncloud.services.mail.outbox import Outbox, Outgoing
 from penncloud.services.mail.post import PostOffice
 from penncloud.services.mail.queue import Queue
+from tests.services.unreliable_table import UnreliableTable
 
 START_S = 1_700_000_000.0
 
@@ -45,7 +46,7 @@ class MailWorld:
     def __init__(self, reactor: Any = None, domain: str = "penncloud") -> None:
         self.clock = Clock() if reactor is None else reactor
         self.offset_s = START_S
-        self.table = MemoryTable()
+        self.table = UnreliableTable()
         seeded = random.Random(1)
         self.environment = Environment(
             reactor=self.clock,

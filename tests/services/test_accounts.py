@@ -20,6 +20,7 @@ from penncloud.services.accounts import (
 )
 from penncloud.services.passwords import BadPassword
 from penncloud.services.sessions import MAX_PER_ACCOUNT, Session, Sessions
+from tests.services.unreliable_table import UnreliableTable
 from tests.web.frontend import QUICK, environment_for
 
 HOUR_S = 3600.0
@@ -190,6 +191,16 @@ class AccountsTests(Services):
         self.assertEqual(names, ["anna", "berta", "dora"])
         page = await self.accounts.list(start="b", limit=1)
         self.assertEqual([account.name for account in page], ["berta"])
+
+    async def test_names_do_not_depend_on_the_accounts(self) -> None:
+        """All names can be gone through, in pages, while an account cannot be read."""
+        table = UnreliableTable()
+        accounts = Accounts(table, environment_for(self.clock), QUICK)
+        for name in ("berta", "anna", "dora"):
+            await accounts.create(name, "correct horse")
+        table.away = lambda row: row == user_row("anna")
+        self.assertEqual(await accounts.names(), ["anna", "berta", "dora"])
+        self.assertEqual(await accounts.names("b", limit=1), ["berta"])
 
     async def test_default_password_is_marked_until_it_is_changed(self) -> None:
         """The mark that prompts for another password goes with the password."""

@@ -302,6 +302,21 @@ class Ownership(BlobsCase):
             self.assertEqual(self.table.chunk_rows(), [])
             self.assertEqual(self.table.columns(ROW), [])
 
+    def test_a_tablet_that_is_away_keeps_its_own_garbage_only(self) -> None:
+        """What cannot be removed is told and comes later; the blobs before and behind it go now."""
+        refs = [self.run_now(self.store(bytes(2 * CHUNK_BYTES))) for _ in range(5)]
+        for ref in refs:
+            self.run_now(self.table.mutate(ROW, self.owner.discard(ref)))
+        stays = sorted(ref.id for ref in refs)[1]
+        self.time += GRACE_S
+        self.table.away = lambda row: row == f"blob/{stays}/1".encode()
+        self.failureResultOf(Deferred.fromCoroutine(self.collector.collect(ROW)), Unavailable)
+        self.assertEqual(self.table.columns(ROW), [f"garbage/{stays}".encode()])
+        self.assertEqual(self.table.chunk_rows(), [f"blob/{stays}/1".encode()])
+        self.table.away = lambda row: False
+        self.assertEqual(self.run_now(self.collector.collect(ROW)), 1)
+        self.assertEqual(self.table.columns(ROW) + self.table.chunk_rows(), [])
+
     def test_a_large_removal_notes_its_progress(self) -> None:
         """Whoever takes over a removal of thousands of chunks does not begin at the first."""
         ref = BlobRef("feed", 1500 * CHUNK_BYTES, CHUNK_BYTES, "")

@@ -200,6 +200,23 @@ class MailboxTests(TestCase):
         page = await self.world.table.scan(b"mail/bob")
         self.assertEqual([cell.col[:10] for cell in page.cells], [b"delivered/"])
 
+    async def test_bodies_out_of_reach_keep_no_others(self) -> None:
+        """Of many deleted messages those go whose bodies can be reached, whichever were deleted first."""
+        world = self.world
+        ids = [await self.deliver(str(n)) for n in range(60)]
+        listed, _ = await self.box.page("inbox", limit=60)
+        world.table.away = lambda row: row.startswith(b"message/")
+        for each in listed:
+            await self.box.delete("inbox", each.stamp)
+        out_of_reach = {b"message/" + each.encode() for each in ids[:30]}
+        world.table.away = lambda row: row in out_of_reach
+        with self.assertRaises(Unavailable):
+            await self.box.release_deleted()
+        self.assertEqual(set(world.rows(b"message/")), out_of_reach)
+        world.table.away = lambda row: False
+        await self.box.release_deleted()
+        self.assertEqual(world.rows(b"message/"), [])
+
 
 class OutboxTests(TestCase):
     def setUp(self) -> None:
@@ -369,6 +386,33 @@ class OutboxTests(TestCase):
             await world.table.put(b"mail-intents/0", b"0000000001/%04x" % n, b"[]")
         await self.reclaimer().round()
         self.assertEqual(world.rows(b"queue/") + world.rows(b"mail-intents/"), [])
+
+    async def test_reclaim_goes_on_past_what_is_away(self) -> None:
+        """Whichever row cannot be reached, all that does not need it is reclaimed; the rest comes later."""
+        world = self.world
+        for away in ("message/", "queue/", "mail-intents/"):
+            for n in range(40):
+                lost = world.bodies.new_id()
+                writer = await world.bodies.open(lost, ["inbox/bob", "inbox/carol"])
+                await writer.write(b"x")
+                await writer.finish(["inbox/bob", "inbox/carol"])
+                done = b'{"message_id":"%s"}' % lost.encode()
+                await world.table.put(b"queue/%02d" % (n % 8), b"done/000001/%03d" % n, done)
+            world.clock.advance(STALE_S + 3600)
+            rows = [row for row in world.rows(b"") if row.startswith(away.encode())]
+            unlucky = rows[len(rows) // 2]
+            world.table.away = lambda row, unlucky=unlucky: row == unlucky
+            await self.reclaimer().round()
+            world.table.away = lambda row: False
+            with self.subTest(away=unlucky):
+                left = [cell.col for row in rows for cell in await self.cells(row, unlucky)]
+                self.assertEqual(left, [])
+                await self.reclaimer().round()
+                self.assertEqual(world.rows(b""), [])
+
+    async def cells(self, row: bytes, but: bytes) -> Any:
+        """All cells of a row; none of the row `but`."""
+        return () if row == but else (await self.world.table.scan(row)).cells
 
     def reclaimer(self) -> Reclaimer:
         world = self.world

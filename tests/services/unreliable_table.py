@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from penncloud.client.memory import MemoryTable
-from penncloud.client.table import Cell, SubOperation, Unavailable
+from penncloud.client.table import Cell, Page, SubOperation, Unavailable
 
 __all__ = ["UnreliableTable"]
 
 
 @define
 class UnreliableTable(MemoryTable):
-    """`hold(row)` true: the call on that row waits for `release()`.
+    """`hold(row)` true: the call on that row waits for `release()`. `away(row)`: its tablet is away.
 
     `calls_left`: so many mutations succeed, then every one raises Unavailable. With
     `fails_after_doing` they are executed nevertheless, as when only the answer is lost.
     """
 
     hold: Callable[[bytes], bool] = lambda row: False
+    away: Callable[[bytes], bool] = lambda row: False
     calls_left: int | None = None
     fails_after_doing: bool = False
     held: list[Deferred[None]] = field(factory=list)
@@ -43,7 +45,20 @@ class UnreliableTable(MemoryTable):
         await self._wait(row)
         return await MemoryTable.get(self, row, col)
 
+    async def delete(self, row: bytes, col: bytes, *, deadline_s: float | None = None) -> bool:
+        self._look(row)
+        return await MemoryTable.delete(self, row, col)
+
+    async def scan(self, row: bytes, *args: Any, **kwargs: Any) -> Page:
+        self._look(row)
+        return await MemoryTable.scan(self, row, *args, **kwargs)
+
+    def _look(self, row: bytes) -> None:
+        if self.away(row):
+            raise Unavailable("its tablet is away")
+
     async def _wait(self, row: bytes) -> None:
+        self._look(row)
         if self.hold(row):
             gate: Deferred[None] = Deferred()
             self.held.append(gate)

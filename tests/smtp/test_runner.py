@@ -383,6 +383,17 @@ class TakeoverTests(RunnerCase):
         self.assertEqual(len(self.relay.jobs), 1)
         self.assertEqual(self.world.rows(b"mail-intents/"), [])
 
+    async def test_reclaiming_ends_with_the_runner(self) -> None:
+        """A round that waits for the store is given up when the runner stops, and asks for nothing more."""
+        runner = self.runner()
+        self.world.table.hold = lambda row: row.startswith(b"message/")
+        await self.world.table.put(b"queue/00", b"done/000001/x", b'{"message_id":"00"}')
+        self.pass_time(2 * 3600, step_s=600)
+        self.assertEqual(len(self.world.table.held), 1)
+        self.end(runner)
+        self.world.table.away = lambda row: self.fail("it goes on")
+        self.world.table.release()
+
 
 class _MortalTable:
     """A node's connection to the store; when the node is dead nothing it asks is ever done; when the store

@@ -17,11 +17,12 @@ from penncloud.client.raw import MemoryRawCells
 from penncloud.placement.tablets import TabletMap
 from penncloud.platform.config import Cluster, Http
 from penncloud.platform.errors import ConfigurationError
-from penncloud.services.accounts import Accounts
+from penncloud.services.accounts import Accounts, user_row
 from penncloud.services.mail.mailbox import mailbox_row
 from penncloud.web.first_admin import ensure_admin, is_loopback_only
 from penncloud.web.node import HttpNode
 from tests.services.recording_control import RecordingControl
+from tests.services.unreliable_table import UnreliableTable
 from tests.web.frontend import QUICK, environment_for
 
 LOCAL = Cluster(coordinators=["127.0.0.1:8600"])
@@ -138,6 +139,16 @@ class HttpNodeTests(TestCase):
         for name in names:
             await node.context.accounts.create(name, "correct horse")
         self.assertEqual([name async for name in node.household.account_names()], names)
+
+    async def test_sweeps_past_an_account_that_is_away(self) -> None:
+        """One account that cannot be read keeps nobody else's garbage."""
+        table = UnreliableTable()
+        node = self.node(table)
+        for name in ("anna", "berta"):
+            await node.context.accounts.create(name, "correct horse")
+        table.away = lambda row: row == user_row("anna")
+        names = [name async for name in node.household.account_names()]
+        self.assertIn("berta", names)
 
     async def test_sweeps_the_mail_of_every_account(self) -> None:
         """The mark of a deleted message whose text could not be removed goes, and the text with it."""

@@ -2,6 +2,9 @@
 
 Every step may be cut off and done again, by this or another process: an intent becomes garbage in one
 conditional mutation, deleting a chunk twice is no error, and the mark goes last.
+
+The chunks of a blob lie all over the store. One that cannot be removed now keeps the mark of its blob,
+for a later round; it does not keep the other blobs.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from penncloud.client.table import (
     after,
     prefix_stop,
 )
+from penncloud.platform.errors import PennCloudError
 from penncloud.services.blobs._chunks import remove_chunks
 from penncloud.services.blobs._ownership import GARBAGE, PENDING, STALE_S, Garbage, Intent
 
@@ -48,16 +52,26 @@ class BlobCollector:
         self._stale_s = stale_s
 
     async def collect(self, row: bytes) -> int:
-        """Give up stale intents and remove old garbage of a row; returns how many blobs went."""
+        """Give up stale intents and remove old garbage of a row; returns how many blobs went.
+
+        Where some have to stay, it raises the first reason (Unavailable, as a rule), after the others.
+        """
         await self._give_up_intents(row)
         removed, start = 0, GARBAGE
+        reasons: list[Exception] = []
         while True:
             page = await self._table.scan(row, start, prefix_stop(GARBAGE), limit=_PAGE)
             for cell in page.cells:
-                removed += await self._remove(row, cell)
+                try:
+                    removed += await self._remove(row, cell)
+                except (PennCloudError, msgspec.MsgspecError) as error:
+                    reasons.append(error)
             if not page.more:
-                return removed
+                break
             start = after(page.cells[-1].col)
+        if reasons:
+            raise reasons[0]
+        return removed
 
     async def _give_up_intents(self, row: bytes) -> None:
         start = PENDING

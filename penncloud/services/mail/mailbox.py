@@ -35,6 +35,7 @@ from penncloud.client.table import (
     Watching,
     appended,
     prefix_stop,
+    scan_all,
 )
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
@@ -45,6 +46,7 @@ from penncloud.services.mail.summary import Summary
 BoxName = Literal["inbox", "sent"]
 _BOXES: dict[BoxName, bytes] = {"inbox": b"i", "sent": b"s"}
 _NAMES: dict[bytes, BoxName] = {b"i": "inbox", b"s": "sent"}
+_RELEASED = b"released/"
 
 # Old marks removed along with one delivery: more than one delivery adds.
 _FORGET_AT_ONCE = 8
@@ -257,7 +259,7 @@ class Mailbox:
             DeleteCell(_unread(stamp)),
             DeleteCell(b"at/%s/%s" % (entry.id.encode(), place)),
             DeleteCell(b"thread/%s/%s" % (entry.thread.encode(), place)),
-            PutCell(b"released/%s/%s" % (entry.id.encode(), box.encode()), b""),
+            PutCell(_released(entry.id, box), b""),
         ]
         if entry.message_id:
             mid = await self._table.get(self._row, _mid(entry.message_id))
@@ -268,19 +270,30 @@ class Mailbox:
         except Conflict as conflict:
             raise NoSuchEntry("this message is not here any more") from conflict
         try:
-            await self.release_deleted()
+            await self._release_deleted(entry.id, box)
         except PennCloudError as error:
             # The message is gone from here; its mark lets the sweeper remove the text.
             self.log.info("{id} not released yet: {error}", id=entry.id, error=str(error))
 
     async def release_deleted(self) -> None:
-        """Release the bodies of deleted messages, also of deletions that were cut off before."""
-        page = await self._table.scan(self._row, b"released/", prefix_stop(b"released/"), limit=20)
-        for cell in page.cells:
-            _, message_id, box = cell.col.decode().split("/")
-            if not await self.has("inbox" if box == "inbox" else "sent", message_id):
-                await self._bodies.release(message_id, f"{box}/{self.name}")
-            await self._table.delete(self._row, cell.col)
+        """Release the bodies of deleted messages whose deletion was cut off.
+
+        Where one is out of reach it raises the reason, after the others.
+        """
+        reasons: list[PennCloudError] = []
+        for cell in await scan_all(self._table, self._row, _RELEASED):
+            message_id, _, box = cell.col[len(_RELEASED) :].decode().partition("/")
+            try:
+                await self._release_deleted(message_id, "inbox" if box == "inbox" else "sent")
+            except PennCloudError as error:
+                reasons.append(error)
+        if reasons:
+            raise reasons[0]
+
+    async def _release_deleted(self, message_id: str, box: BoxName) -> None:
+        if not await self.has(box, message_id):
+            await self._bodies.release(message_id, holder(box, self.name))
+        await self._table.delete(self._row, _released(message_id, box))
 
     def watch(self, callback: Callable[[int], None]) -> Watching:
         """Call back at every change of this mailbox."""
@@ -330,6 +343,10 @@ def _unread(stamp: str) -> bytes:
 
 def _delivered(day: int, token: str) -> bytes:
     return b"delivered/%06d/" % day + token.encode()
+
+
+def _released(message_id: str, box: BoxName) -> bytes:
+    return _RELEASED + f"{message_id}/{box}".encode()
 
 
 def _mid(message_id: str) -> bytes:

@@ -32,6 +32,7 @@ from penncloud.client.table import (
     PutCell,
     SubOperation,
     Table,
+    after,
 )
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
@@ -228,11 +229,17 @@ class Queue:
         """Whether an item is queued."""
         return await self._table.get(row_of(item_id), _item(item_id)) is not None
 
-    async def old_done(self, shard: int, limit: int) -> list[tuple[bytes, str, Done]]:
-        """(column, item id, what it says) of finished items that need not be remembered any more."""
+    async def old_done(
+        self, shard: int, limit: int, behind: bytes = b""
+    ) -> list[tuple[bytes, str, Done]]:
+        """(column, item id, what it says) of finished items that need not be remembered any more.
+
+        At most `limit`, behind one of these columns; none: there are no more.
+        """
         row = b"queue/%02d" % shard
+        start = after(behind) if behind else b"done/"
         stop = _done(days_to_look(self._environment.now())[0], "")
-        page = await self._table.scan(row, b"done/", stop, limit=limit)
+        page = await self._table.scan(row, start, stop, limit=limit)
         return [
             (
                 cell.col,
