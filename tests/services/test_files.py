@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import random
 import unicodedata
+from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.client.table import PutCell, Unavailable
-from penncloud.services.blobs import CHUNK_BYTES, UploadExpired
+from penncloud.services.blobs import CHUNK_BYTES, Blobs, UploadExpired
 from penncloud.services.blobs._ownership import STALE_S
 from penncloud.services.files import (
     ROOT,
+    AlreadyStored,
     BadName,
     Changed,
     Entry,
+    Files,
     Folder,
+    Home,
     IntoItself,
     Item,
     NameTaken,
     NoSuchEntry,
     TooDeep,
+    Upload,
     clean_name,
 )
 from penncloud.services.files._names import numbered
 from tests.services.files_case import ROW, FilesCase
+
+DAY_S = 86_400
 
 
 class Names(SynchronousTestCase):
@@ -223,6 +232,127 @@ class Uploads(FilesCase):
         self.assertEqual(self.run_now(self.world.snapshot()), {"f": b"x"})
 
 
+class UploadsSentAgain(FilesCase):
+    """An upload is finished, and somebody does not learn of it."""
+
+    ID = "0123456789abcdef"
+
+    def setUp(self) -> None:
+        super().setUp()
+        world = self.world
+        blobs = Blobs(world.table, random.Random(7).randbytes)
+        environment = evolve(world.environment, entropy=random.Random(8).randbytes)
+        self.elsewhere = Files(world.table, blobs, environment).home("ann")
+
+    def ways(self) -> list[dict[str, Any]]:
+        """The ways of storing a file: a new one, beside another one, over another one."""
+        self.setUp()
+        taken = self.run_now(self.world.put(ROOT, "f", b"old"))
+        return [
+            {"name": "new"},
+            {"name": "f", "keep_both": True},
+            {"name": "f", "replace": taken.version},
+        ]
+
+    def begin(self, home: Home, way: dict[str, Any], data: bytes = b"x") -> Upload:
+        upload = self.run_now(home.upload(ROOT, **way, upload_id=self.ID))
+        self.run_now(upload.write(data))
+        return upload
+
+    def check_one(self, way: int, first: Entry, second: Entry) -> None:
+        """Both are the file that is there, and nothing is left of a second one."""
+        self.assertEqual(first, second)
+        one = [{"f": b"old", "new": b"x"}, {"f": b"old", "f (2)": b"x"}, {"f": b"x"}][way]
+        self.assertEqual(self.run_now(self.world.snapshot()), one)
+        self.world.time += DAY_S / 2
+        self.run_now(self.world.files.collect("ann"))
+        self.assertEqual(len(self.world.table.chunk_rows()), len(one))
+
+    def test_finished_twice(self) -> None:
+        """The second time has the outcome of the first, also when its answer was lost."""
+        for way in range(3):
+            for is_lost in (False, True):
+                kind = self.ways()[way]
+                upload = self.begin(self.home, kind)
+                if is_lost:
+                    self.world.table.calls_left, self.world.table.fails_after_doing = 1, True
+                    self.fails(upload.finish(), Unavailable)
+                    self.world.table.calls_left = None
+                first = self.run_now(upload.finish())
+                self.check_one(way, first, self.run_now(upload.finish()))
+
+    def test_begun_again_elsewhere(self) -> None:
+        """Another frontend tells of the file before a byte is sent, and whatever became of it since."""
+        for number in range(3):
+            way = self.ways()[number]
+            first = self.run_now(self.begin(self.home, way).finish())
+            again = self.fails(self.elsewhere.upload(ROOT, **way, upload_id=self.ID), AlreadyStored)
+            self.check_one(number, first, again.entry)
+            self.run_now(self.home.rename(Item(ROOT, first.name), "elsewhere"))
+            again = self.fails(self.elsewhere.upload(ROOT, **way, upload_id=self.ID), AlreadyStored)
+            self.assertEqual(again.entry, first)
+
+    def test_two_frontends_at_the_same_time(self) -> None:
+        """The first attempt is still at it while the second one is made; whatever their steps, one file."""
+        for way in range(3):
+            for steps in range(16):
+                kind = self.ways()[way]
+                one = self.begin(self.home, kind)
+                two = self.begin(self.elsewhere, kind)
+                table = self.world.table
+                table.hold = lambda row: row == ROW
+                first = Deferred.fromCoroutine(one.finish())
+                mine = list(table.held)
+                for _ in range(steps):
+                    if mine:
+                        table.held.remove(mine[0])
+                        mine.pop(0).callback(None)
+                        mine += [gate for gate in table.held if gate not in mine]
+                second = Deferred.fromCoroutine(two.finish())
+                while table.held:
+                    table.release_one(-1)
+                table.hold = lambda row: False
+                self.check_one(way, self.successResultOf(first), self.successResultOf(second))
+
+    def test_another_upload_is_another_file(self) -> None:
+        """What bears another id is stored beside the first, however alike they are."""
+        for _ in range(2):
+            self.run_now(self.world.put(ROOT, "f", b"x", keep_both=True))
+        self.assertEqual(self.run_now(self.world.snapshot()), {"f": b"x", "f (2)": b"x"})
+
+    def test_the_same_form(self) -> None:
+        """Of a form that is sent again only what is not the same is stored once more."""
+
+        async def send(name: str, data: bytes) -> None:
+            upload = await self.home.upload(ROOT, name, keep_both=True)
+            await upload.write(data)
+            await upload.finish(form="token")
+
+        for name, data in (("f", b"1"), ("f", b"1"), ("f", b"2"), ("g", b"1"), ("f", b"2")):
+            self.run_now(send(name, data))
+        self.assertEqual(self.run_now(self.world.snapshot()), {"f": b"1", "f (2)": b"2", "g": b"1"})
+        self.assertEqual(len(self.world.table.chunk_rows()), 3)
+
+    def test_known_for_days_by_any_clock(self) -> None:
+        """An upload is known again a day later and by a frontend a day behind; its mark goes in the end."""
+        self.run_now(self.begin(self.home, {"name": "f"}).finish())
+        for days in (1, -2):
+            self.world.time += days * DAY_S
+            self.run_now(self.world.files.collect("ann"))
+            self.assertIsNotNone(self.run_now(self.elsewhere.uploaded(self.ID)))
+        for _ in range(250):
+            self.run_now(self.world.put(ROOT, "many", b"", keep_both=False, replace=self.seen()))
+        self.world.time += 5 * DAY_S
+        self.run_now(self.world.files.collect("ann"))
+        self.assertIsNone(self.run_now(self.home.uploaded(self.ID)))
+        self.assertEqual(len(self.world.table.columns(ROW)), 2)
+
+    def seen(self) -> int | None:
+        """The version of the file `many`, if it is there."""
+        found = self.run_now(self.home.find(ROOT, "many"))
+        return found and found.version
+
+
 class Moves(FilesCase):
     def test_a_folder_moves_whole(self) -> None:
         """Moving a folder takes everything below it along, in one mutation."""
@@ -326,7 +456,7 @@ class Deletions(FilesCase):
         self.assertEqual(self.run_now(self.world.snapshot()), {})
         self.fails(self.home.folder(top.id), NoSuchEntry)
         self.run_now(self.world.files.collect("ann"))
-        self.world.time += 10_000
+        self.world.time += 5 * DAY_S
         self.run_now(self.world.files.collect("ann"))
         self.assertEqual(self.world.table.chunk_rows(), [])
         self.assertEqual(self.world.table.columns(ROW), [b"tree"])
@@ -345,7 +475,7 @@ class Deletions(FilesCase):
             died.addErrback(lambda failure: failure.trap(Unavailable))
             self.world.table.calls_left = None
             self.run_now(self.world.files.collect("ann"))
-            self.world.time += 10_000
+            self.world.time += 5 * DAY_S
             self.run_now(self.world.files.collect("ann"))
             self.assertEqual(self.world.table.columns(ROW), [b"tree"])
             self.assertEqual(self.world.table.chunk_rows(), [])

@@ -172,7 +172,7 @@ class History(RuleBasedStateMachine):
             return
         world = self.both.world
         now(world.files.collect("ann"))
-        world.time += 10_000
+        world.time += 5 * 86_400
         now(world.files.collect("ann"))
         self.both.check()
         things = [t for inside in self.both.model.inside.values() for t in inside.values()]

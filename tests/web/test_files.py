@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -361,6 +362,38 @@ class Uploads(FilesCase):
         self.table.hold = lambda row: False
         self.assertEqual((await self.client.entries())["f"]["size"], 8 * CHUNK_BYTES)
         raw.transport.loseConnection()
+
+    async def test_sent_again(self) -> None:
+        """The answer was lost, and the upload is sent to another frontend: it has the first one's outcome."""
+        upload = "0123456789abcdef"
+        await self.client.put("f", b"old")
+        self.table.calls_left, self.table.fails_after_doing = 2, True
+        lost = await self.client.put("f", b"new", keep="both", upload=upload)
+        self.assertEqual(lost.status, 503)
+        self.table.calls_left = None
+        other = start_frontend(reactor, table=self.table, config=self.config)
+        self.addCleanup(lambda: Deferred.fromCoroutine(other.stop()))
+        self.browser.base = other.url
+        for _ in range(2):
+            again = await self.client.put("f", b"new", keep="both", upload=upload)
+            self.assertEqual(again.status, 201)
+            self.assertEqual(json.loads(again.body)["entry"]["name"], "f (2)")
+        self.assertEqual(set(await self.client.entries()), {"f", "f (2)"})
+        for asked, known in ((upload, True), (upload[::-1], False)):
+            told = await self.client.get("/file/entry", folder=ROOT, name="f", upload=asked)
+            self.assertEqual(json.loads(told.body)["is_stored"], known)
+        bad = await self.client.put("g", b"x", upload="../" * 10)
+        self.assertEqual(bad.status, 400)
+
+    async def test_a_form_sent_again(self) -> None:
+        """Who loads the page again after a plain form has been sent has each of its files once."""
+        page = await self.browser.get("/files/")
+        [token] = re.findall(r'name="upload" value="([^"]+)"', page.text)
+        fields = [("csrf", self.browser.csrf), ("folder", ROOT), ("upload", token)]
+        for _ in range(2):
+            answer = await self._form(fields, [("a.txt", b"1"), ("b.txt", b"1")])
+            self.assertEqual(answer.status, 303)
+        self.assertEqual(set(await self.client.entries()), {"a.txt", "b.txt"})
 
     async def test_two_tabs(self) -> None:
         """Of two uploads of one name that run at the same time one is refused, whole."""

@@ -2,12 +2,13 @@
 
 - names and what is wrong with them: `_names.py`
 - how a tree lies in its row: `_layout.py`
-- looking: `_tree.py`; changing: `_changes.py`; uploading: `_upload.py`
+- looking: `_tree.py`; changing: `_changes.py`; uploading: `_upload.py`, `_uploaded.py`
 - clearing away deleted folders: `_clearing.py`
 """
 
 from penncloud.services.files._changes import Item, Outcome
 from penncloud.services.files._errors import (
+    AlreadyStored,
     BadName,
     Busy,
     Changed,
@@ -25,6 +26,7 @@ from penncloud.services.files._upload import Upload
 
 __all__ = [
     "ROOT",
+    "AlreadyStored",
     "BadName",
     "Busy",
     "Changed",

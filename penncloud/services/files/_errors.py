@@ -28,6 +28,14 @@ class NameTaken(FilesError):
         self.entry = entry
 
 
+class AlreadyStored(FilesError):
+    """The upload of this id was finished before: `entry` is the file as it was made."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(f"“{entry.name}” was uploaded before")
+        self.entry = entry
+
+
 class Changed(FilesError):
     """The entry is no longer what the caller saw: `entry` is what stands there now."""
 

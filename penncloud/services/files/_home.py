@@ -9,10 +9,12 @@ from penncloud.platform.environment import Environment
 from penncloud.services.blobs import BlobCollector, BlobOwner, Blobs
 from penncloud.services.files._changes import Changes, Item, Outcome
 from penncloud.services.files._clearing import clear_detached
+from penncloud.services.files._errors import AlreadyStored, FilesError
 from penncloud.services.files._layout import Entry, row_of
 from penncloud.services.files._names import clean_name
 from penncloud.services.files._tree import Folder, Listing, Tree
 from penncloud.services.files._upload import Upload, free_name
+from penncloud.services.files._uploaded import Uploaded
 
 
 class Files:
@@ -30,7 +32,9 @@ class Files:
 
     async def collect(self, user: str) -> None:
         """Clear away what this user deleted and what broken uploads left. See `blobs.Sweeper`."""
-        await self.home(user).clear()
+        home = self.home(user)
+        await home.clear()
+        await home.forget_uploads()
         await self._collector.collect(row_of(user))
 
 
@@ -48,6 +52,7 @@ class Home:
         self._entropy = environment.entropy
         self._tree = Tree(table, self._row)
         self._owner = BlobOwner(table, blobs, self._row, environment.now)
+        self._uploaded = Uploaded(table, self._row, environment.now)
         self._changes = Changes(table, self._row, self._owner, self._now, self._new_id)
 
     def _new_id(self) -> str:
@@ -90,22 +95,38 @@ class Home:
         return await self._changes.delete(items)
 
     async def upload(
-        self, folder: str, name: str, *, replace: int | None = None, keep_both: bool = False
+        self,
+        folder: str,
+        name: str,
+        *,
+        replace: int | None = None,
+        keep_both: bool = False,
+        upload_id: str = "",
     ) -> Upload:
         """Begin to store a file. It becomes visible with `Upload.finish`.
 
         `replace`: the version of the file of that name that may be overwritten. `keep_both`: where
         the name is taken, store under a numbered one. Without either a taken name is refused.
-        Raises BadName, NameTaken, Changed, NoSuchEntry before anything is written.
+        `upload_id`, at most 64 letters and digits, not used for another file in the last days: by it an
+        upload is known that is begun again. Without it this upload is one of its own.
+
+        Raises AlreadyStored, BadName, NameTaken, Changed, NoSuchEntry before anything is written.
         """
+        await self._check_not_stored(upload_id)
         name = clean_name(name)
-        await self._tree.folder(folder)
-        await free_name(self._tree, folder, name, replace, keep_both)
+        try:
+            await self._tree.folder(folder)
+            await free_name(self._tree, folder, name, replace, keep_both)
+        except FilesError:
+            # The name may be taken by this very upload, finished elsewhere since we looked.
+            await self._check_not_stored(upload_id)
+            raise
         return Upload(
             self._table,
             self._row,
             self._owner,
             await self._owner.create(),
+            upload_id=upload_id or self._new_id(),
             folder=folder,
             name=name,
             replace=replace,
@@ -113,6 +134,15 @@ class Home:
             now=self._now,
             new_id=self._new_id,
         )
+
+    async def uploaded(self, upload_id: str) -> Entry | None:
+        """The file that the upload of this id made in the last days, as it was then; or None."""
+        return await self._uploaded.find(upload_id)
+
+    async def _check_not_stored(self, upload_id: str) -> None:
+        entry = await self._uploaded.find(upload_id) if upload_id else None
+        if entry is not None:
+            raise AlreadyStored(entry)
 
     def read(
         self, entry: Entry, offset: int = 0, length: int | None = None
@@ -123,3 +153,7 @@ class Home:
     async def clear(self) -> bool:
         """Clear away the contents of deleted folders; False when more is left to do."""
         return await clear_detached(self._table, self._row, self._changes)
+
+    async def forget_uploads(self) -> None:
+        """Forget finished uploads that nobody sends again any more."""
+        await self._uploaded.forget()

@@ -6,6 +6,7 @@
     tree                            rewritten whenever a folder is moved, renamed or deleted
     detached/FOLDER                 a deleted folder whose contents are still to be cleared away
     pending/ID, garbage/ID          marks of blobs, see `services.blobs`
+    uploaded/DAY/UPLOAD             Stored: the file that this upload made, so that it makes one
 
 FOLDER is an id that a folder keeps for life, so moving or renaming a folder with a million files
 rewrites two cells. A folder's listing is one range scan, folders first, then by KEY, the case-folded
@@ -16,6 +17,9 @@ are missing, which a mutation states as its condition.
 `tree`, then follows the folder's parents to the root, and makes its mutation conditional on `tree` being
 unchanged. So nothing is ever added below a folder that somebody just deleted, and no two moves together
 make a cycle.
+
+UPLOAD is an id that whoever uploads gives to it. The mark is put by the mutation that makes the file
+visible, if there is none yet; it is forgotten some days later (`services.days`). Earlier versions put none.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from penncloud.services.blobs import BlobRef
 ROOT: Final = "root"
 TREE: Final = b"tree"
 DETACHED: Final = b"detached/"
+UPLOADED: Final = b"uploaded/"
 
 _KEY_BYTES: Final = 255
 
@@ -53,6 +58,13 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     modified: float
     size: int = 0
     blob: BlobRef | None = None
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What an upload made, and in which folder. The entry then had the version that this cell has."""
+
+    folder: str
+    record: Record
 
 
 @frozen
@@ -107,6 +119,11 @@ def node_col(folder: str) -> bytes:
 
 def detached_col(folder: str) -> bytes:
     return DETACHED + folder.encode()
+
+
+def uploaded_col(day: int, upload_id: str) -> bytes:
+    """`day` as `services.days` counts; "" for the id: where the marks of the day begin."""
+    return UPLOADED + f"{day:06}/{upload_id}".encode()
 
 
 def entries_prefix(folder: str) -> bytes:

@@ -39,8 +39,8 @@ from penncloud.client.table import (
 )
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
+from penncloud.services.days import days_to_look, today
 from penncloud.services.mail.bodies import Bodies
-from penncloud.services.mail.days import days_to_look, today
 from penncloud.services.mail.summary import Summary
 
 BoxName = Literal["inbox", "sent"]

@@ -36,7 +36,7 @@ from penncloud.client.table import (
 )
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
-from penncloud.services.mail.days import days_to_look, today
+from penncloud.services.days import days_to_look, today
 from penncloud.wire.limits import MAX_SCAN_CELLS
 
 SHARDS = 8

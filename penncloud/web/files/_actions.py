@@ -23,7 +23,7 @@ from penncloud.services.files import (
 from penncloud.web.application import json_answer, see_other
 from penncloud.web.context import WebContext
 from penncloud.web.errors import WebError
-from penncloud.web.files._paths import crumbs, describe, names_of, url_of
+from penncloud.web.files._paths import crumbs, describe, names_of, upload_id, url_of
 from penncloud.web.files._problems import explain, refused, sentence
 from penncloud.web.request import WebRequest
 
@@ -86,14 +86,20 @@ class Actions:
         )
 
     async def entry(self, request: WebRequest) -> bytes:
-        """GET: one entry, for scripts that want to know before they upload."""
+        """GET: one entry, for scripts that want to know before they upload.
+
+        With `upload=ID`, `is_stored` says whether that very upload has been finished before.
+        """
         home = self._home(request)
+        upload = upload_id(request)
         try:
             folder = await home.folder(request.query.text("folder"))
             entry = await home.find(folder.id, request.query.text("name"))
+            is_stored = bool(upload) and await home.uploaded(upload) is not None
         except FilesError as error:
             return refused(request, error)
-        return json_answer(request, {"entry": entry and describe(entry, folder.names)})
+        described = entry and describe(entry, folder.names)
+        return json_answer(request, {"entry": described, "is_stored": is_stored})
 
     async def create_folder(self, request: WebRequest) -> bytes:
         order = _order(request)

@@ -61,4 +61,6 @@ class Pages:
             first_page=not request.query.text("from", ""),
             max_upload_bytes=self._context.config.max_upload_bytes,
             elsewhere=elsewhere,
+            # Names what the plain form uploads, so that it is stored once, however often it is sent.
+            upload=self._context.environment.entropy(16).hex(),
         )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from penncloud.services.files import Entry, Folder
 from penncloud.web.context import iso_time, size_text, time_text
+from penncloud.web.errors import WebError
 from penncloud.web.files._types import icon, viewed_as
+from penncloud.web.request import WebRequest
+
+_UPLOAD_ID: Final = re.compile(r"[0-9A-Za-z]{16,64}")
 
 
 def url_of(names: Iterable[str]) -> str:
@@ -19,6 +24,14 @@ def url_of(names: Iterable[str]) -> str:
 def names_of(path: str) -> list[str]:
     """The names of an address's path (already unquoted)."""
     return path.rstrip("/").split("/") if path.strip("/") else []
+
+
+def upload_id(request: WebRequest) -> str:
+    """The id of the upload that a query is about, or ""; WebError (400) if it cannot be one."""
+    given = request.query.text("upload", "")
+    if given and not _UPLOAD_ID.fullmatch(given):
+        raise WebError(400, "The field “upload” is not an id.")
+    return given
 
 
 def crumbs(folder: Folder) -> list[tuple[str, str]]:

@@ -16,10 +16,10 @@ from twisted.logger import Logger
 
 from penncloud.platform.errors import PennCloudError
 from penncloud.services.blobs import UploadExpired
-from penncloud.services.files import ROOT, Files, FilesError, Home, Upload
+from penncloud.services.files import ROOT, AlreadyStored, Entry, Files, FilesError, Home, Upload
 from penncloud.web.application import json_answer, see_other
 from penncloud.web.errors import WebError
-from penncloud.web.files._paths import describe, url_of
+from penncloud.web.files._paths import describe, upload_id, url_of
 from penncloud.web.files._problems import refused, sentence
 from penncloud.web.multipart import FormParts, PartBegins, PartData, PartEvent
 from penncloud.web.request import WebRequest
@@ -49,6 +49,9 @@ class Uploads:
 
         `replace=VERSION` overwrites that version, `keep=both` takes a numbered name where the name
         is taken, `size=BYTES` makes sure that all has come. 201 with the entry, or 409 and why.
+
+        `upload=ID` (16 to 64 letters and digits, new for every file) names the upload: sent again under
+        the same id, it has the answer of the first time, and makes no second file.
         """
         self._begin(request.login.name)
         try:
@@ -92,13 +95,15 @@ class Uploads:
         folder_id, name = query.text("folder"), query.text("name")
         home = self._files.home(request.login.name)
         try:
-            folder = await home.folder(folder_id)
             upload = await home.upload(
                 folder_id,
                 name,
                 replace=replace or None,
                 keep_both=query.text("keep", "") == "both",
+                upload_id=upload_id(request),
             )
+        except AlreadyStored as error:
+            return await self._stored(request, home, error.entry)
         except FilesError as error:
             return refused(request, error)
         finished = False
@@ -114,6 +119,13 @@ class Uploads:
         finally:
             if not finished:
                 _give_up(upload)
+        return await self._stored(request, home, entry)
+
+    async def _stored(self, request: WebRequest, home: Home, entry: Entry) -> bytes:
+        try:
+            folder = await home.folder(entry.folder)
+        except FilesError as error:
+            return refused(request, error)
         request.setResponseCode(201)
         return json_answer(request, {"entry": describe(entry, folder.names)})
 
@@ -194,7 +206,7 @@ class _FormUpload:
             self._value = None
         elif self._upload is not None:
             try:
-                await self._upload.finish()
+                await self._upload.finish(form=self.fields.get("upload", ""))
             except (FilesError, UploadExpired) as error:
                 self._refuse(error)
                 self.abandon()

@@ -29,8 +29,15 @@ export function sizeText(bytes) {
   return "";
 }
 
+/** Names one upload, however often and wherever it is sent. */
+function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 class Upload {
   constructor(file, folder, name) {
+    this.id = newId();
     this.file = file;
     this.folder = folder;
     this.name = name;
@@ -117,7 +124,10 @@ export class Uploads extends EventTarget {
   async run(upload) {
     upload.place = this.place;
     try {
-      await this.send(upload, await this.agree(upload));
+      const agreed = await this.agree(upload);
+      if (agreed) {
+        await this.send(upload, agreed);
+      }
       upload.state = "done";
       upload.text = "Done";
       this.dispatchEvent(new Event("stored"));
@@ -176,11 +186,17 @@ export class Uploads extends EventTarget {
     upload.text = text;
   }
 
-  /** What to ask of the server: nothing special, or what the user wants where the name is taken. */
+  /**
+   * What to ask of the server: nothing special, or what the user wants where the name is taken. Null when
+   * an earlier attempt has stored the file and only its answer was lost.
+   */
   async agree(upload) {
-    const query = new URLSearchParams({ folder: upload.folder, name: upload.name });
+    const query = new URLSearchParams({ folder: upload.folder, name: upload.name, upload: upload.id });
     const url = `${this.places[upload.place]}/file/entry?${query}`;
-    const { entry } = await getJson(url, { credentials: "include" });
+    const { entry, is_stored: isStored } = await getJson(url, { credentials: "include" });
+    if (isStored) {
+      return null;
+    }
     if (!entry) {
       return {};
     }
@@ -223,7 +239,7 @@ export class Uploads extends EventTarget {
 
   send(upload, agreed) {
     const query = new URLSearchParams({
-      folder: upload.folder, name: upload.name, size: upload.file.size, ...agreed,
+      folder: upload.folder, name: upload.name, size: upload.file.size, upload: upload.id, ...agreed,
     });
     return new Promise((resolve, reject) => {
       const request = new XMLHttpRequest();

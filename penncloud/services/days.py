@@ -1,4 +1,4 @@
-"""Days under which a mailbox and the queue remember what was done, so that it is done once."""
+"""Days under which rows remember what was done, so that it is done once."""
 
 from __future__ import annotations
 
