@@ -107,4 +107,5 @@ class Household:
     async def release_mail(self, name: str) -> None:
         """Remove the texts of mail that an account deleted while they were out of reach."""
         mailbox = Mailbox(self._table, self._bodies, self._environment, name)
+        await mailbox.forget_given_up()
         await mailbox.release_deleted()

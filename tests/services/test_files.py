@@ -350,7 +350,7 @@ class UploadsSentAgain(FilesCase):
     def seen(self) -> int | None:
         """The version of the file `many`, if it is there."""
         found = self.run_now(self.home.find(ROOT, "many"))
-        return found and found.version
+        return None if found is None else found.version
 
 
 class Moves(FilesCase):

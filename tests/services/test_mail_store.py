@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,6 +11,7 @@ from twisted.trial.unittest import TestCase
 from penncloud.client.table import Unavailable
 from penncloud.services.mail.bodies import INLINE_BYTES, BodyWriter, NoSuchMessage
 from penncloud.services.mail.compose import Attachment, BadHeader, compose, headers
+from penncloud.services.mail.given_up import KEEP_S, GivenUp
 from penncloud.services.mail.mailbox import Filing, NoSuchEntry
 from penncloud.services.mail.mime import content, parse, text
 from penncloud.services.mail.outbox import Outgoing, TooLarge, UnknownRecipients
@@ -351,6 +352,8 @@ class OutboxTests(TestCase):
         self.assertEqual(await reclaimer.round(), 2)
         self.assertEqual(world.rows(b"message/"), [b"message/" + kept.entry.id.encode()])
         self.assertEqual(world.rows(b"blob/") + world.rows(b"mail-intents/"), [])
+        world.clock.advance(KEEP_S)
+        await reclaimer.round()
         self.assertEqual(world.rows(b"queue/"), [])
 
     async def test_reclaim_leaves_what_is_still_to_be_sent(self) -> None:
@@ -408,7 +411,8 @@ class OutboxTests(TestCase):
                 left = [cell.col for row in rows for cell in await self.cells(row, unlucky)]
                 self.assertEqual(left, [])
                 await self.reclaimer().round()
-                self.assertEqual(world.rows(b""), [])
+                for prefix in (b"message/", b"queue/", b"mail-intents/"):
+                    self.assertEqual(world.rows(prefix), [])
 
     async def cells(self, row: bytes, but: bytes) -> Any:
         """All cells of a row; none of the row `but`."""
@@ -417,6 +421,147 @@ class OutboxTests(TestCase):
     def reclaimer(self) -> Reclaimer:
         world = self.world
         return Reclaimer(world.table, world.environment, world.bodies, world.post, world.queue)
+
+
+class SlowWriterTests(TestCase):
+    """Writers that are slower than the reclaimer is patient, at whatever step either of them is."""
+
+    def setUp(self) -> None:
+        self.world = MailWorld()
+
+    async def test_a_text_that_arrives_for_a_day(self) -> None:
+        """A message that was given up while it came in is not taken; sent again, it is, once."""
+        for size in (10, INLINE_BYTES * 3):
+            self.setUp()
+
+            async def slow(message_id: str, size: int = size) -> AsyncIterator[bytes]:
+                yield b"Subject: hi\r\n\r\n" + b"x" * size
+                self.world.clock.advance(STALE_S + 3600)
+                await self.reclaim()
+                yield b"the end"
+
+            base = self.world.outgoing("bob@penncloud")
+            sending = Outgoing(base.user, base.sender, base.recipients, slow)
+            with self.assertRaises(GivenUp) as caught:
+                await self.world.outbox.send("t", sending)
+            self.assertTrue(caught.exception.retryable)
+            self.assertTrue(await self.world.outbox.send("t", base))
+            await self.check(has=["sent/alice", "inbox/bob"])
+
+    async def test_sending_and_reclaiming_at_the_same_time(self) -> None:
+        """However their steps interleave, what was sent has its text, and what was not is sent once more."""
+        outcomes = set()
+        for sent in range(24):
+            for reclaimed in range(0, 24, 4):
+                self.setUp()
+
+                async def send() -> bool:
+                    out = self.world.outgoing("bob@penncloud", "x@a.org")
+                    return await self.world.outbox.send("t", out)
+
+                outcome = await self.interleave(send, sent, reclaimed)
+                outcomes.add(outcome)
+                self.assertEqual(await send(), outcome == "given up")
+                item = f"queue/{submission_id('alice', 't')}.0"
+                await self.check(has=["sent/alice", "inbox/bob", item])
+        self.assertEqual(outcomes, {"done", "given up"})
+
+    async def test_receiving_and_reclaiming_at_the_same_time(self) -> None:
+        """The same for a message from outside: who was told that it was taken has it."""
+        outcomes = set()
+        for received in range(16):
+            for reclaimed in range(0, 24, 2):
+                self.setUp()
+                outcome = await self.interleave(self.receive, received, reclaimed)
+                outcomes.add(outcome)
+                if outcome == "given up":
+                    await self.receive()
+                await self.check(has=["inbox/bob", "inbox/carol"])
+        self.assertEqual(outcomes, {"done", "given up"})
+
+    async def test_marks_are_forgotten(self) -> None:
+        """What the reclaimer leaves in a mailbox goes when no writer can be left."""
+        world = self.world
+        await world.bodies.open(world.bodies.new_id(), ["inbox/bob"])
+        world.clock.advance(STALE_S + 1)
+        await self.reclaim()
+        box = world.post.mailbox("bob")
+        await box.forget_given_up()
+        self.assertEqual(world.rows(b"mail/"), [b"mail/bob"])
+        world.clock.advance(KEEP_S)
+        await box.forget_given_up()
+        self.assertEqual(world.rows(b"mail/"), [])
+
+    async def receive(self) -> None:
+        """What the smtp server does with a message of one sender, however often it comes."""
+        world, raw = self.world, b"Subject: hi\r\n\r\nhello\r\n"
+        message_id = world.bodies.new_id()
+        writer = await world.bodies.open(message_id, ["inbox/bob", "inbox/carol"])
+        await writer.write(raw)
+        await writer.finish(["inbox/bob", "inbox/carol"])
+        filing = Filing("smtp-1", message_id, summarise(raw, len(raw)), "x@y")
+        await world.post.deliver(["bob", "carol"], filing)
+        await writer.settle()
+
+    async def reclaim(self) -> None:
+        world = self.world
+        reclaimer = Reclaimer(world.table, world.environment, world.bodies, world.post, world.queue)
+        await reclaimer.round()
+
+    async def interleave(
+        self, write: Callable[[], Coroutine[Any, Any, Any]], written: int, reclaimed: int
+    ) -> str:
+        """Let so many calls of the writer be done, then a day pass, then so many of the reclaimer's, then
+        the rest of the writer's and then of the reclaimer's. What the writer was told."""
+        table = self.world.table
+        table.hold = lambda row: True
+        writing = Deferred.fromCoroutine(write())
+        for _ in range(written):
+            if table.held:
+                table.release()
+        mine = len(table.held)
+        self.world.clock.advance(STALE_S + 3600)
+        reclaiming = Deferred.fromCoroutine(self.reclaim())
+        for _ in range(reclaimed):
+            if len(table.held) > mine:
+                table.release_one(mine)
+        theirs = table.held[mine:]
+        del table.held[mine:]
+        while table.held:
+            table.release()
+        table.hold = lambda row: False
+        for gate in theirs:
+            gate.callback(None)
+        await reclaiming
+        try:
+            await writing
+        except GivenUp:
+            return "given up"
+        return "done"
+
+    async def check(self, has: list[str]) -> None:
+        """Every one of these has one message with its text, and there is nothing else, then or later."""
+        world = self.world
+        for _ in range(2):
+            held: dict[str, list[str]] = {}
+            message_id = ""
+            for holder in has:
+                kind, _, name = holder.partition("/")
+                if kind == "queue":
+                    held.setdefault(message_id, []).append(holder)
+                    continue
+                box: Any = kind
+                (listed,) = (await world.post.mailbox(name).page(box))[0]
+                message_id = listed.entry.id
+                self.assertIn(b"h", await world.bodies.read_all(message_id, 10_000))
+                held.setdefault(message_id, []).append(holder)
+            world.clock.advance(STALE_S + 3600)
+            await self.reclaim()
+        rows = [b"message/" + message_id.encode() for message_id in held]
+        self.assertEqual(world.rows(b"message/"), sorted(rows))
+        for message_id, holders in held.items():
+            self.assertEqual(await world.bodies.holders(message_id), sorted(holders))
+        self.assertEqual(world.rows(b"blob/"), [])
 
 
 class _Failing:

@@ -14,7 +14,8 @@ Order makes this safe at any crash. Writing: intent, then the bytes, then in one
 holders, then the referrers themselves, then the intent goes. So a referrer never lacks its body, and an
 intent that stays behind names what may have to be removed (`reclaim`). Releasing: the referrer goes
 first, leaving a mark of its own; then the holder; without holders the bytes; then the mark. Every step
-can be done again.
+can be done again. That a writer who is slower than the reclaimer is patient makes no referrer without a
+body: see `given_up`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,15 @@ from penncloud.client.table import (
 )
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
-from penncloud.services.blobs import BlobCollector, BlobOwner, BlobRef, Blobs, OwnedWriter
+from penncloud.services.blobs import (
+    BlobCollector,
+    BlobOwner,
+    BlobRef,
+    Blobs,
+    OwnedWriter,
+    UploadExpired,
+)
+from penncloud.services.mail.given_up import GivenUp
 
 # Bodies up to this size are one cell; bigger ones are blobs.
 INLINE_BYTES = 64 * 1024
@@ -186,7 +195,13 @@ class BodyWriter:
         self._blob: OwnedWriter | None = None
 
     async def write(self, data: bytes) -> None:
-        """Take more bytes; returns when there is room for the next ones."""
+        """Take more bytes; returns when there is room for the next ones. Raises GivenUp, Unavailable."""
+        try:
+            await self._write(data)
+        except UploadExpired as error:
+            raise GivenUp("the message took too long and was given up") from error
+
+    async def _write(self, data: bytes) -> None:
         self.size += len(data)
         self._digest.update(data)
         if self._blob is None and self.size <= INLINE_BYTES:
@@ -199,7 +214,13 @@ class BodyWriter:
         await self._blob.write(data)
 
     async def finish(self, holders: Sequence[str]) -> Body:
-        """Make the body durable, held by all of `holders`."""
+        """Make the body durable, held by all of `holders`. Raises GivenUp, Unavailable."""
+        try:
+            return await self._finish(holders)
+        except (Conflict, UploadExpired) as error:
+            raise GivenUp("the message took too long and was given up") from error
+
+    async def _finish(self, holders: Sequence[str]) -> Body:
         row = _row(self.message_id)
         puts: list[SubOperation] = [PutCell(_HOLDER + h.encode(), b"") for h in holders]
         first, rest = puts[:HOLDERS_PER_MUTATION], puts[HOLDERS_PER_MUTATION:]

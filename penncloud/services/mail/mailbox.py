@@ -9,6 +9,7 @@
       mid/DIGEST                 JSON `Known`: the message with this Message-ID, to find parents by
       delivered/DAY/TOKEN        a delivery that was made, so that it is made once
       released/ID/BOX            deleted here, its body not yet released
+      given-up/ID                message ID is not to be filed here any more, see `given_up`
 
 A delivery is one mutation: its entry, the indexes and the mark that it was made, or nothing. The marks
 are kept for some days (`days`), longer than one delivery is retried without the message being sent afresh.
@@ -40,6 +41,7 @@ from penncloud.client.table import (
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
 from penncloud.services.days import days_to_look, today
+from penncloud.services.mail import given_up
 from penncloud.services.mail.bodies import Bodies
 from penncloud.services.mail.summary import Summary
 
@@ -122,7 +124,7 @@ class Mailbox:
     async def file(self, box: BoxName, filing: Filing) -> bool:
         """Put a message into a box; False when this delivery had been made before.
 
-        Its body has to be held for this box (`holder`).
+        Its body has to be held for this box (`holder`). Raises GivenUp.
         """
         summary = filing.summary
         now = self._environment.now()
@@ -145,6 +147,7 @@ class Mailbox:
         )
         letter = _BOXES[box]
         operations: list[SubOperation] = [
+            given_up.unless_given_up(filing.message_id),
             *(IfVersion(_delivered(day, filing.token), 0) for day in days),
             PutCell(_delivered(today(now), filing.token), b""),
             AppendCell(box.encode() + b"/", msgspec.json.encode(entry)),
@@ -159,9 +162,22 @@ class Mailbox:
         operations.extend(await self._forgettable(days[0]))
         try:
             await self._table.mutate(self._row, operations)
-        except Conflict:
+        except Conflict as conflict:
+            if await self.was_filed(filing.token):
+                return False
+            if await given_up.is_given_up(self._table, self._row, filing.message_id):
+                text = f"message {filing.message_id} took too long and was given up"
+                raise given_up.GivenUp(text) from conflict
             return False
         return True
+
+    async def give_up(self, message_id: str) -> None:
+        """From now on a message cannot be filed here; see `has` for whether it was."""
+        await given_up.give_up(self._table, self._row, message_id)
+
+    async def forget_given_up(self) -> None:
+        """Drop what `give_up` left behind long ago."""
+        await given_up.forget(self._table, self._row, self._environment.now())
 
     async def has(self, box: BoxName, message_id: str) -> bool:
         """Whether the box holds this message."""

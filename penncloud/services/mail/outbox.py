@@ -7,6 +7,7 @@
 
 Before 2 nothing was sent; after it everything will be: if the node dies, an smtp node finds the
 submission when its lease runs out and carries it out. Every part of 3 can be done twice without effect.
+Where 2 comes so late that the body was reclaimed it fails (`given_up`), and the sender is asked to try again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
 from penncloud.services.mail.addresses import Address, parse_address
 from penncloud.services.mail.bodies import Bodies
+from penncloud.services.mail.given_up import GivenUp
 from penncloud.services.mail.mailbox import Filing, holder
 from penncloud.services.mail.post import PostOffice
 from penncloud.services.mail.queue import (
@@ -83,8 +85,8 @@ class Outbox:
         """Send, once per user and token; False when that was done (or begun) before.
 
         Returns when the sent copy, the local deliveries and the queue items are durable. Raises
-        UnknownRecipients, TooManyRecipients, TooLarge (nothing was sent), or Unavailable: then it may
-        have been accepted, and sending again with the same token is safe.
+        UnknownRecipients, TooManyRecipients, TooLarge (nothing was sent), GivenUp or Unavailable: then it
+        may have been accepted, and sending again with the same token is safe.
         """
         item_id = submission_id(outgoing.user, token)
         if await self._post.mailbox(outgoing.user).was_filed(_sent_token(item_id)):
@@ -128,10 +130,12 @@ class Outbox:
         )
         try:
             claimed = await self._queue.submit(item)
-        except AlreadyQueued:
+        except (AlreadyQueued, GivenUp) as error:
             for each in holders:
                 await self._bodies.release(message_id, each)
             await writer.settle()
+            if isinstance(error, GivenUp):
+                raise
             return False
         try:
             await self.carry_out(claimed)

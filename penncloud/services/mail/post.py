@@ -13,6 +13,7 @@ from penncloud.client.table import Table
 from penncloud.platform.environment import Environment
 from penncloud.services.mail.addresses import Address
 from penncloud.services.mail.bodies import Bodies
+from penncloud.services.mail.given_up import GivenUp
 from penncloud.services.mail.mailbox import Filing, Mailbox, holder
 
 # Mailboxes written at the same time for one message.
@@ -61,7 +62,7 @@ class PostOffice:
         """Put a stored message into every user's inbox; returns when all of them have it.
 
         The body has to be held for `inbox/NAME` of each. Raises the first failure, after all have been
-        tried; doing it again delivers only what is missing.
+        tried; doing it again delivers only what is missing. GivenUp: send it again, under another id.
         """
         slots = DeferredSemaphore(DELIVERIES_AT_ONCE)
         running = [slots.run(self._deliver, name, filing) for name in names]
@@ -72,8 +73,12 @@ class PostOffice:
 
     async def _deliver(self, name: str, filing: Filing) -> None:
         mailbox = self.mailbox(name)
-        if not await mailbox.file("inbox", filing) and not await mailbox.has(
-            "inbox", filing.message_id
-        ):
-            # Delivered before under another body (a sender that tries again), or deleted since.
+        try:
+            if await mailbox.file("inbox", filing) or await mailbox.has("inbox", filing.message_id):
+                return
+        except GivenUp:
+            # The reclaimer may have been here before the body was.
             await self.bodies.release(filing.message_id, holder("inbox", name))
+            raise
+        # Delivered before under another body (a sender that tries again), or deleted since.
+        await self.bodies.release(filing.message_id, holder("inbox", name))

@@ -4,6 +4,7 @@
       item/ID          JSON `Item`
       due/MS/ID        the item's domain; MS says when to look at it: Unix milliseconds, 12 hex digits
       done/DAY/ID      JSON `Done`: finished, so that it is never queued again by a late retry
+      given-up/ID      message ID is not to be queued here any more, see `given_up`
 
 An item begins as a *submission* (no `domain`): what its author sent, to be filed and split. Splitting is
 one mutation that ends the submission and queues one item per outside domain, as all items of one
@@ -37,6 +38,13 @@ from penncloud.client.table import (
 from penncloud.platform.environment import Environment
 from penncloud.platform.errors import PennCloudError
 from penncloud.services.days import days_to_look, today
+from penncloud.services.mail.given_up import (
+    GivenUp,
+    forget,
+    give_up,
+    is_given_up,
+    unless_given_up,
+)
 from penncloud.wire.limits import MAX_SCAN_CELLS
 
 SHARDS = 8
@@ -121,16 +129,22 @@ class Queue:
     _observed: dict[str, tuple[int, float]] = field(factory=dict, init=False)
 
     async def submit(self, item: Item) -> Claimed:
-        """Queue a new submission, leased to us. Raises AlreadyQueued."""
+        """Queue a new submission, leased to us. Raises AlreadyQueued, GivenUp."""
         before = self._monotonic()
         item = self._leased(item)
-        operations: list[SubOperation] = [IfVersion(_item(item.id), 0)]
+        row = row_of(item.id)
+        operations: list[SubOperation] = [
+            unless_given_up(item.message_id),
+            IfVersion(_item(item.id), 0),
+        ]
         days = days_to_look(self._environment.now())
         operations += [IfVersion(_done(day, item.id), 0) for day in days]
         operations += _puts(item)
         try:
-            version = await self._table.mutate(row_of(item.id), operations)
+            version = await self._table.mutate(row, operations)
         except Conflict as conflict:
+            if await is_given_up(self._table, row, item.message_id):
+                raise GivenUp(f"{item.id} took too long and was given up") from conflict
             raise AlreadyQueued(f"{item.id} was queued before") from conflict
         return Claimed(item, version, before + LEASE_S)
 
@@ -228,6 +242,14 @@ class Queue:
     async def has(self, item_id: str) -> bool:
         """Whether an item is queued."""
         return await self._table.get(row_of(item_id), _item(item_id)) is not None
+
+    async def give_up(self, item_id: str, message_id: str) -> None:
+        """From now on a message cannot be queued as this item; see `has` for whether it was."""
+        await give_up(self._table, row_of(item_id), message_id)
+
+    async def forget_given_up(self, shard: int) -> None:
+        """Drop what `give_up` left behind long ago."""
+        await forget(self._table, b"queue/%02d" % shard, self._environment.now())
 
     async def old_done(
         self, shard: int, limit: int, behind: bytes = b""
