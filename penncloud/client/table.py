@@ -12,7 +12,7 @@ is executed once, however often the network fails.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from attrs import frozen
 
@@ -43,9 +43,13 @@ __all__ = [
     "Watching",
     "after",
     "appended",
+    "delete_all",
     "prefix_stop",
     "scan_all",
 ]
+
+# Cells that `delete_all` deletes by one mutation.
+_DELETED_AT_ONCE: Final = 200
 
 
 @frozen
@@ -197,3 +201,13 @@ async def scan_all(
         if len(cells) > at_most:
             raise Refused("LIMIT", f"more than {at_most} cells")
         start = after(found.cells[-1].col)
+
+
+async def delete_all(table: Table, row: bytes, start: bytes, stop: bytes) -> None:
+    """Delete the cells of a row with start <= column < stop, page by page."""
+    while True:
+        found = await table.scan(row, start, stop, limit=_DELETED_AT_ONCE)
+        if found.cells:
+            await table.mutate(row, [DeleteCell(cell.col) for cell in found.cells])
+        if not found.more:
+            return

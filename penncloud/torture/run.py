@@ -260,10 +260,11 @@ class Run:
                 )
             for member in crew:
                 trouble += (await member.ask(Settle)).trouble
-            if not trouble or not left or stolen.share < _AWAY:
+            share = stolen.share
+            if not trouble or not left or share < _AWAY:
                 break
             self._say(
-                f"tried again, as this machine was without its processors for {stolen.share:.0%}"
+                f"tried again, as this machine was without its processors for {share:.0%}"
                 f" of the time: {trouble[0]}"
             )
         return trouble

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import unicodedata
+from functools import partial
 from typing import Any
 
 from attrs import evolve
@@ -299,19 +300,7 @@ class UploadsSentAgain(FilesCase):
                 kind = self.ways()[way]
                 one = self.begin(self.home, kind)
                 two = self.begin(self.elsewhere, kind)
-                table = self.world.table
-                table.hold = lambda row: row == ROW
-                first = Deferred.fromCoroutine(one.finish())
-                mine = list(table.held)
-                for _ in range(steps):
-                    if mine:
-                        table.held.remove(mine[0])
-                        mine.pop(0).callback(None)
-                        mine += [gate for gate in table.held if gate not in mine]
-                second = Deferred.fromCoroutine(two.finish())
-                while table.held:
-                    table.release_one(-1)
-                table.hold = lambda row: False
+                first, second = self.world.table.interleaved(ROW, one.finish, steps, two.finish)
                 self.check_one(way, self.successResultOf(first), self.successResultOf(second))
 
     def test_another_upload_is_another_file(self) -> None:
@@ -378,19 +367,12 @@ class Moves(FilesCase):
             self.setUp()
             a = self.run_now(self.home.create_folder(ROOT, "a"))
             b = self.run_now(self.home.create_folder(ROOT, "b"))
-            table = self.world.table
-            table.hold = lambda row: row == ROW
-            one = Deferred.fromCoroutine(self.home.move([Item(ROOT, "a")], b.id))
-            mine = list(table.held)
-            for _ in range(first_steps):
-                if mine:
-                    table.held.remove(mine[0])
-                    mine.pop(0).callback(None)
-                    mine += [gate for gate in table.held if gate not in mine]
-            two = Deferred.fromCoroutine(self.home.move([Item(ROOT, "b")], a.id))
-            while table.held:
-                table.release_one(-1)
-            table.hold = lambda row: False
+            one, two = self.world.table.interleaved(
+                ROW,
+                partial(self.home.move, [Item(ROOT, "a")], b.id),
+                first_steps,
+                partial(self.home.move, [Item(ROOT, "b")], a.id),
+            )
             outcomes = [self.successResultOf(one), self.successResultOf(two)]
             self.assertEqual(sorted(len(each.refused) for each in outcomes), [0, 1])
             self.assertIn(self.run_now(self.world.snapshot()), ({"b": {"a": {}}}, {"a": {"b": {}}}))

@@ -74,6 +74,24 @@ class UnreliableTable(MemoryTable):
         """Let one of the held calls go on."""
         self.held.pop(index).callback(None)
 
+    def interleaved(
+        self, row: bytes, first: Callable[[], Any], steps: int, second: Callable[[], Any]
+    ) -> tuple[Deferred[Any], Deferred[Any]]:
+        """What becomes of two coroutines: `second` begins when `first` has had so many calls to `row`."""
+        self.hold = lambda held: held == row
+        one = Deferred.fromCoroutine(first())
+        mine = list(self.held)
+        for _ in range(steps):
+            if mine:
+                self.held.remove(mine[0])
+                mine.pop(0).callback(None)
+                mine += [gate for gate in self.held if gate not in mine]
+        two = Deferred.fromCoroutine(second())
+        while self.held:
+            self.release_one(-1)
+        self.hold = lambda _: False
+        return one, two
+
     def chunk_rows(self) -> list[bytes]:
         """The rows of chunks that exist."""
         return sorted(

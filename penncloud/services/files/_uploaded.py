@@ -9,17 +9,13 @@ conditional on the mark of that id being missing, and puts it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 
-from penncloud.client.table import DeleteCell, IfVersion, PutCell, SubOperation, Table
+from penncloud.client.table import IfVersion, PutCell, SubOperation, Table, delete_all
 from penncloud.services.blobs import together
 from penncloud.services.days import days_to_look, today
 from penncloud.services.files._layout import UPLOADED, Entry, Stored, uploaded_col
-
-# Marks forgotten by one mutation.
-_FORGET_AT_ONCE: Final = 200
 
 
 class Uploaded:
@@ -54,9 +50,4 @@ class Uploaded:
     async def forget(self) -> None:
         """Forget the uploads of days that nobody looks under any more."""
         stop = uploaded_col(days_to_look(self._now())[0], "")
-        while True:
-            page = await self._table.scan(self._row, UPLOADED, stop, limit=_FORGET_AT_ONCE)
-            if page.cells:
-                await self._table.mutate(self._row, [DeleteCell(cell.col) for cell in page.cells])
-            if not page.more:
-                return
+        await delete_all(self._table, self._row, UPLOADED, stop)

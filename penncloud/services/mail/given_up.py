@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from penncloud.client.table import DeleteCell, IfVersion, Table
+from penncloud.client.table import IfVersion, Table, delete_all
 from penncloud.platform.errors import PennCloudError
 
 # Marks are kept so long after their message was begun (seconds); then no writer of it can be left.
 KEEP_S: Final = 30 * 86_400.0
 
 _PREFIX: Final = b"given-up/"
-# Marks forgotten by one mutation.
-_FORGET_AT_ONCE: Final = 200
 
 
 class GivenUp(PennCloudError):
@@ -48,12 +46,7 @@ async def forget(table: Table, row: bytes, now: float) -> None:
     """Drop the old marks of a row; `now` in Unix seconds."""
     # The ids of messages begin with the time at which they were made, see `Bodies.new_id`.
     stop = _col(f"{max(0, int((now - KEEP_S) * 1000)):011x}")
-    while True:
-        page = await table.scan(row, _PREFIX, stop, limit=_FORGET_AT_ONCE)
-        if page.cells:
-            await table.mutate(row, [DeleteCell(cell.col) for cell in page.cells])
-        if not page.more:
-            return
+    await delete_all(table, row, _PREFIX, stop)
 
 
 def _col(message_id: str) -> bytes:
