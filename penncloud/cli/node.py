@@ -32,9 +32,6 @@ _ACTIONS: Final = {
     " cuts no request",
 }
 _POLL_S: Final = 0.5
-# A new server is even when nothing has moved for so long: the coordinators plan twice a second, and a
-# server that has just come is given nothing in its first ten seconds.
-_QUIET_S: Final = 12.0
 
 
 def add_to(commands: Any) -> None:
@@ -116,23 +113,17 @@ async def _add(
 
     await _follow(environment, directory, joining, arguments.timeout)
     if not arguments.no_wait:
-        await _until_even(environment, directory, server.id, arguments.within)
+        await _until_balanced(environment, directory, server.id, arguments.within)
 
 
-async def _until_even(
+async def _until_balanced(
     environment: Environment, directory: Directory, node_id: str, within_s: float
 ) -> None:
-    clock = environment.reactor
-    quiet_since = clock.seconds()
-
     def moving(view: ClusterView) -> str:
-        nonlocal quiet_since
+        if view.balanced:
+            return ""
         held = sum(node_id in tablet.members for tablet in view.tablets)
         coming = sum(node_id in tablet.learners for tablet in view.tablets)
-        if any(tablet.learners or tablet.leaving for tablet in view.tablets):
-            quiet_since = clock.seconds()
-        if clock.seconds() - quiet_since >= _QUIET_S:
-            return ""
         return f"{node_id} holds {held} of {len(view.tablets)} tablets, {coming} are being copied"
 
     await _follow(environment, directory, moving, within_s)

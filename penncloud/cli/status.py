@@ -37,9 +37,10 @@ async def show(directory: Directory, arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def as_document(view: ClusterView) -> dict[str, list[dict[str, object]]]:
+def as_document(view: ClusterView) -> dict[str, object]:
     """What `--json` prints; scripts rely on these keys."""
     return {
+        "balanced": view.balanced,
         "nodes": [
             {
                 "role": node.role,

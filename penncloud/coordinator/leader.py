@@ -105,6 +105,10 @@ class Leader:
             self._placing.look()
         self._assignments.tell_all()
 
+    def is_balanced(self) -> bool:
+        """Whether no replica is missing, on its way, or going to be moved; also told by who does not lead."""
+        return self._placing.is_balanced
+
     @property
     def is_settled(self) -> bool:
         """Whether everything that the predecessor may have chosen is certainly decided or lost."""

@@ -64,11 +64,12 @@ class CoordinatorInfo(msgspec.Struct, frozen=True):
 
 
 class ClusterView(msgspec.Struct, frozen=True):
-    """All of it at one moment."""
+    """All of it at one moment. `balanced`: no replica is missing, on its way, or going to be moved."""
 
     nodes: list[NodeInfo]
     coordinators: list[CoordinatorInfo]
     tablets: list[TabletInfo]
+    balanced: bool = False
 
 
 class ViewCluster(msgspec.Struct, tag="view-cluster", frozen=True):

@@ -207,7 +207,14 @@ class CoordinatorNode:
         copies = self._cluster.replication_factor
         seen = self.group.coordinators()
         return Observer(
-            state, members.detector, members.tips, seen, copies, members.mail, members.workers
+            state,
+            members.detector,
+            members.tips,
+            seen,
+            copies,
+            members.mail,
+            members.workers,
+            self._leader.is_balanced,
         )
 
     def _answer(self, request: Request) -> Reply:

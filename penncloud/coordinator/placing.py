@@ -15,7 +15,15 @@ from penncloud.coordinator.commands import Command, Configure, PlanReplicas, Tab
 from penncloud.coordinator.decisions import Decisions
 from penncloud.coordinator.members import Members
 from penncloud.coordinator.succession import Sight
-from penncloud.placement.planner import Limits, MovePrimary, Replicas, Server, Step, plan
+from penncloud.placement.planner import (
+    Limits,
+    MovePrimary,
+    Replicas,
+    Server,
+    Step,
+    is_balanced,
+    plan,
+)
 from penncloud.platform.environment import Environment
 
 # Pause between two plans: servers that have just been told of the last one have acted by then.
@@ -62,7 +70,6 @@ class Placing:
             return
         self._next_at = now + PLAN_PAUSE_S
         state = self._decisions.machine.state
-        sight = self._members.sight()
         servers = self._servers(now)
         wanted = min(self._limits.copies, sum(not server.draining for server in servers))
         self._short_since = {
@@ -77,13 +84,26 @@ class Placing:
             else (record.epoch, now)
             for record in state.tablets.values()
         }
-        tablets = [
+        sight = self._members.sight()
+        for step in plan(servers, self._tablets(sight, now), self._limits):
+            self._carry_out(step, state.tablets[step.tablet], sight)
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether there are tablets, and no replica is missing, on its way, or going to be moved."""
+        tablets = self._decisions.machine.state.tablets.values()
+        if not tablets or any(record.is_new for record in tablets):
+            return False
+        now = self._clock.seconds()
+        replicas = self._tablets(self._members.sight(), now)
+        return is_balanced(self._servers(now), replicas, self._limits)
+
+    def _tablets(self, sight: Sight, now: float) -> list[Replicas]:
+        return [
             self._replicas(record, sight, now)
-            for record in state.tablets.values()
+            for record in self._decisions.machine.state.tablets.values()
             if not record.is_new
         ]
-        for step in plan(servers, tablets, self._limits):
-            self._carry_out(step, state.tablets[step.tablet], sight)
 
     def _servers(self, now: float) -> list[Server]:
         found = []
@@ -108,6 +128,8 @@ class Placing:
         if seen is None or seen.incarnation != record.incarnation:
             usable.discard(record.primary)
         short_since = self._short_since.get(record.id)
+        # Only the leader keeps both; who asks another coordinator whether all is balanced needs neither.
+        _, as_it_is_since = self._epochs.get(record.id, (record.epoch, now))
         return Replicas(
             record.id,
             record.primary,
@@ -118,7 +140,7 @@ class Placing:
             frozenset(one for one, tip in tips.items() if tip.version and not tip.damaged),
             max((tip.size_bytes for tip in tips.values()), default=0),
             0.0 if short_since is None else max(now - short_since, 0.001),
-            now - self._epochs[record.id][1],
+            now - as_it_is_since,
         )
 
     def _carry_out(self, step: Step, record: TabletRecord, sight: Sight) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from attrs import field, frozen
@@ -42,6 +42,7 @@ class Observer:
 
     `copies`: how many members a tablet should have, if there are so many servers. `mail`: what the mail
     servers within frontends do. `workers`: the processes of frontends that have several, by id.
+    `is_balanced` asks the planner.
     """
 
     state: State
@@ -51,6 +52,7 @@ class Observer:
     copies: int = 1
     mail: Mapping[str, MailPart] = field(factory=dict)
     workers: Mapping[str, Sequence[Worker]] = field(factory=dict)
+    is_balanced: Callable[[], bool] = lambda: False
 
     def liveness(self, node_id: str) -> Literal["live", "suspected", "dead"]:
         if (coordinator := self.coordinators.get(node_id)) is not None:
@@ -75,6 +77,7 @@ class Observer:
             nodes=self.nodes(now),
             coordinators=list(self._coordinators()),
             tablets=[self._tablet(record) for record in self.state.tablets.values()],
+            balanced=self.is_balanced(),
         )
 
     def _node(self, record: NodeRecord, now: float) -> NodeInfo:

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 UNIT_BYTES: Final = 1024 * 1024
 # New copies that one server makes at a time, and old copies that it brings up to date.
@@ -124,6 +124,15 @@ def plan(servers: Sequence[Server], tablets: Sequence[Replicas], limits: Limits)
     return _Plan.of(servers, tablets, limits).steps()
 
 
+def is_balanced(servers: Sequence[Server], tablets: Sequence[Replicas], limits: Limits) -> bool:
+    """Whether every tablet has its copies in order, none is on its way, and none would be moved once all
+    servers that live are steady. Primaries may still change."""
+    if any(tablet.learners or tablet.leaving for tablet in tablets):
+        return False
+    steady = [evolve(server, steady=server.live) for server in servers]
+    return _Plan.of(steady, tablets, limits).is_balanced()
+
+
 @define
 class _Plan:
     servers: Mapping[str, Server]
@@ -172,6 +181,14 @@ class _Plan:
             if not found:
                 found += self._even_out_primaries()
         return found
+
+    def is_balanced(self) -> bool:
+        return (
+            self.wanted > 0
+            and self._all_is_well()
+            and not any(self._keep(tablet) for tablet in self.tablets)
+            and not self._even_out_replicas()
+        )
 
     # -- what a tablet needs ---------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ class DirectoryCommandTests(SynchronousTestCase):
     def test_status_json(self) -> None:
         """One document with exactly the keys that scripts rely on."""
         document = json.loads(self.ran(status.show, "status", "--json"))
-        self.assertEqual(set(document), {"nodes", "coordinators", "tablets"})
+        self.assertEqual(set(document), {"balanced", "nodes", "coordinators", "tablets"})
         self.assertEqual(
             document["nodes"][2],
             {

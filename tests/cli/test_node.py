@@ -172,23 +172,30 @@ class NodeCommandTests(SynchronousTestCase):
             self.assertIn(words, str(failure.value))
         self.failureResultOf(self._begin("remove", "storage-9"), NoSuchNode)
 
-    def test_even(self) -> None:
-        """A new server is followed until nothing has moved for a while."""
+    def test_balanced(self) -> None:
+        """A new server is followed until the coordinators would move nothing any more, be it long."""
         with contextlib.redirect_stdout(self.out):
             done = Deferred.fromCoroutine(
-                node._until_even(self.environment, self.directory, "storage-2", 600)
+                node._until_balanced(self.environment, self.directory, "storage-2", 600)
             )
-        self._pass(10)
+        for _ in range(60):
+            self._pass(0.5)
         self._view(_tablet(1, "storage-1", learners=["storage-2"]))
-        self._pass(2)
+        self._pass()
         self._view(_tablet(1, "storage-1", "storage-2"))
-        self._pass(0.5)
-        for _ in range(22):
-            self._pass(0.5)
+        self._pass()
         self.assertNoResult(done)
-        for _ in range(4):
-            self._pass(0.5)
+        self.directory.current = msgspec.structs.replace(self.directory.current, balanced=True)
+        self._pass()
         self.successResultOf(done)
+        self.assertEqual(
+            self.out.getvalue().splitlines(),
+            [
+                "storage-2 holds 1 of 2 tablets, 0 are being copied",
+                "storage-2 holds 0 of 1 tablets, 1 are being copied",
+                "storage-2 holds 1 of 1 tablets, 0 are being copied",
+            ],
+        )
 
     def test_elsewhere(self) -> None:
         """On other machines servers are started by hand: the text has what the file needs."""

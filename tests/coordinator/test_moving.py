@@ -33,7 +33,12 @@ class MovingTests(SynchronousTestCase):
         """It gets its share of tablets and primaries; those who gave copies up drop them."""
         cluster = self._cluster(tablets=8)
         self.assertEqual(set(self._held(cluster).values()), {8})
+        cluster.until(lambda: cluster.view().balanced)
         cluster.add("storage-4").start()
+        cluster.until(lambda: "storage-4" in self._states(cluster))
+        self.assertFalse(cluster.view().balanced)
+        cluster.until(lambda: cluster.view().balanced, 120)
+        self.assertEqual(set(self._held(cluster).values()), {6})
         cluster.until(lambda: set(self._held(cluster).values()) == {6} and cluster.whole(), 120)
         cluster.until(lambda: sum(len(shelf.held) for shelf in cluster.shelves.values()) == 24, 60)
         primaries = lambda: Counter(t.primary for t in cluster.view().tablets)  # noqa: E731

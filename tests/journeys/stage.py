@@ -8,12 +8,11 @@ takes to come up; the journeys do not disturb each other, as each has visitors o
 from __future__ import annotations
 
 import atexit
-import json
 import shutil
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tests.journeys.browser import Chromium
 from tests.processes.cluster import RunningCluster
@@ -32,17 +31,6 @@ class VisitedCluster(RunningCluster):
     @property
     def smtp_port(self) -> int:
         return self.document.smtp[0].port
-
-    @property
-    def status(self) -> dict[str, Any]:
-        """What `penncloud status --json` says."""
-        document: dict[str, Any] = json.loads(self.penncloud("status", "--json").stdout)
-        return document
-
-    def state(self, node_id: str) -> str:
-        """The state of one server."""
-        states = {node["id"]: node["state"] for node in self.status["nodes"]}
-        return str(states.get(node_id, "unknown"))
 
 
 class Stage:

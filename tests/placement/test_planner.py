@@ -19,6 +19,7 @@ from penncloud.placement.planner import (
     Server,
     Step,
     Wish,
+    is_balanced,
     plan,
     wanted_copies,
 )
@@ -142,6 +143,24 @@ class EveningOutTests(SynchronousTestCase):
         tablets = [evolve(one, quiet_for_s=0.0) for one in tablets]
         self.assertEqual(plan(servers(A, B, C, D, unsteady=D), tablets, Limits()), [])
 
+    def test_balanced(self) -> None:
+        """All copies are there and none would move, also not once all servers are steady."""
+
+        def balanced(those: list[Server], *tablets: Replicas) -> bool:
+            return is_balanced(those, tablets, Limits())
+
+        eight = [tablet(n, (A, B, C)) for n in range(1, 9)]
+        self.assertTrue(balanced(servers(A, B, C), *eight))
+        self.assertTrue(balanced(servers(A, B, C, D, dead=D), *eight))
+        self.assertFalse(balanced(servers(A, B, C, D), *eight))
+        self.assertFalse(balanced(servers(A, B, C, D, unsteady=D), *eight))
+        self.assertFalse(balanced(servers(A, B, C, D, draining=A), *eight))
+        self.assertFalse(balanced(servers(A, B, C), tablet(1, (A, B), short_for_s=1.0)))
+        self.assertFalse(balanced(servers(A, B, C), tablet(1, learners=(D,))))
+        self.assertFalse(balanced(servers(A, B, C, D), tablet(1, (A, B, C, D))))
+        self.assertFalse(balanced(servers(A, B, C), tablet(usable=frozenset({A, B}))))
+        self.assertFalse(balanced([], tablet()))
+
     def test_by_size(self) -> None:
         """Few large tablets weigh as much as many small ones."""
         large = [tablet(n, (A,), size_bytes=100 * MIB) for n in (1, 2)]
@@ -190,7 +209,10 @@ class _World:
         """One second: what dies is noticed, what was wished happens, more is planned."""
         for number in self.tablets:
             self._settle(number)
-        steps = plan(list(self.servers.values()), list(self.tablets.values()), self.limits)
+        servers, tablets = list(self.servers.values()), list(self.tablets.values())
+        steps = plan(servers, tablets, self.limits)
+        if is_balanced(servers, tablets, self.limits):
+            assert all(isinstance(step, MovePrimary) for step in steps), steps
         for step in steps:
             one = self.tablets[step.tablet]
             if isinstance(step, MovePrimary):
@@ -311,6 +333,8 @@ class HistoryTests(SynchronousTestCase):
         for _ in range(20):
             self.assertEqual(world.round(), [])
         self.assertEqual(world.copies_made, made)
+        servers, tablets = list(world.servers.values()), list(world.tablets.values())
+        self.assertTrue(is_balanced(servers, tablets, world.limits))
 
     @given(st.integers(0, 2**32), st.integers(3, 6), st.integers(1, 16))
     @settings(max_examples=60, deadline=None)

@@ -15,6 +15,7 @@ All calls block: use them from plain tests, or from a thread.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from penncloud.cluster import cluster_file, leftovers
 from penncloud.cluster.cluster_file import ClusterFile
@@ -135,6 +137,17 @@ class RunningCluster:
         pid = pids[node_id]
         assert pid is not None, f"{node_id} was never started"
         return pid
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What `penncloud status --json` prints."""
+        found: dict[str, Any] = json.loads(self.penncloud("status", "--json").stdout)
+        return found
+
+    def state(self, node_id: str) -> str:
+        """That of one server, as the coordinators see it."""
+        states = {node["id"]: node["state"] for node in self.status["nodes"]}
+        return str(states.get(node_id, "unknown"))
 
     # -- doing things to it ----------------------------------------------------------------------
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable
-from typing import Any
+from itertools import chain
 from urllib.request import urlopen
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.cluster import leftovers
 from tests.processes.cluster import RunningCluster, free_block
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, wait_until
 
 
 class UpTests(SynchronousTestCase):
@@ -25,9 +23,7 @@ class UpTests(SynchronousTestCase):
         return cluster
 
     def until(self, what: str, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, f"in vain: {what}")
+        wait_until(condition, f"in vain: {what}", PATIENCE_S)
 
     def test_a_cluster_from_start_to_end(self) -> None:
         """Up, looked at, broken, resumed and taken down: what a person does on the first day."""
@@ -57,7 +53,7 @@ class UpTests(SynchronousTestCase):
     def check_status(self, cluster: RunningCluster) -> None:
         """Every server is live with the pid that cluster.json has, every tablet is served."""
         self.until("all are live and serve", lambda: self.is_whole(cluster))
-        status = json.loads(cluster.penncloud("status", "--json").stdout)
+        status = cluster.status
         listeners = {entry.id: entry for entry in cluster.document.listeners}
         for node in status["nodes"]:
             if node["role"] != "agent":
@@ -65,19 +61,14 @@ class UpTests(SynchronousTestCase):
                 self.assertEqual((node["port"], node["pid"]), (entry.port, entry.pid))
         self.assertEqual(listeners, {})
         self.until(
-            "primaries are spread", lambda: len({t["primary"] for t in self.tablets(cluster)}) > 1
+            "primaries are spread",
+            lambda: len({t["primary"] for t in cluster.status["tablets"]}) > 1,
         )
 
     def is_whole(self, cluster: RunningCluster) -> bool:
-        status = json.loads(cluster.penncloud("status", "--json").stdout)
+        status = cluster.status
         states = {node["state"] for node in status["nodes"]}
         return states == {"live"} and {t["state"] for t in status["tablets"]} == {"ok"}
-
-    def tablets(self, cluster: RunningCluster) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(cluster.penncloud("status", "--json").stdout)[
-            "tablets"
-        ]
-        return found
 
     def check_exit_codes(self, cluster: RunningCluster) -> None:
         """The store's commands end with the codes that scripts rely on."""
@@ -110,15 +101,15 @@ class UpTests(SynchronousTestCase):
         old = cluster.pid("storage-1")
         cluster.kill("storage-1")
         self.until("storage-1 is started again", lambda: cluster.pid("storage-1") != old)
-        self.until("storage-1 is live", lambda: self.state(cluster, "storage-1") == "live")
+        self.until("storage-1 is live", lambda: cluster.state("storage-1") == "live")
 
     def check_stopped_server_stays_down(self, cluster: RunningCluster) -> None:
         """A server that an administrator stopped is started by an administrator only."""
         cluster.penncloud("node", "stop", "http-2")
         self.assertRaises(ProcessLookupError, os.kill, cluster.pid("http-2"), 0)
-        self.until("http-2 is gone", lambda: self.state(cluster, "http-2") != "live")
+        self.until("http-2 is gone", lambda: cluster.state("http-2") != "live")
         cluster.penncloud("node", "start", "http-2")
-        self.until("http-2 is live", lambda: self.state(cluster, "http-2") == "live")
+        self.until("http-2 is live", lambda: cluster.state("http-2") == "live")
         cluster.penncloud("node", "stop", "nobody-1", expect=1)
 
     def check_killed_agent_leaves_nothing(self, cluster: RunningCluster) -> None:
@@ -128,19 +119,21 @@ class UpTests(SynchronousTestCase):
         os.kill(agent, signal.SIGKILL)
         self.until("all have ended", lambda: not leftovers.find(cluster.layout))
 
-    def state(self, cluster: RunningCluster, node_id: str) -> str:
-        status = json.loads(cluster.penncloud("status", "--json").stdout)
-        return next((node["state"] for node in status["nodes"] if node["id"] == node_id), "")
-
     def test_five_of_each(self) -> None:
         """All of five storage servers have tablets; with two of five coordinators gone all goes on."""
         cluster = self.cluster("--storage=5", "--coordinators=5", "--http=1")
         cluster.start()
-        self.until("all are live and serve", lambda: self.is_whole(cluster))
-        tablets = self.tablets(cluster)
-        self.assertEqual({len(tablet["members"]) for tablet in tablets}, {3})
-        members = {member for tablet in tablets for member in tablet["members"]}
-        self.assertEqual(members, {f"storage-{number}" for number in range(1, 6)})
+        everyone = {f"storage-{number}" for number in range(1, 6)}
+
+        def spread() -> bool:
+            status = cluster.status
+            members = [tablet["members"] for tablet in status["tablets"]]
+            live = {node["id"] for node in status["nodes"] if node["state"] == "live"}
+            by_three = {len(some) for some in members} == {3}
+            return everyone <= live and by_three and {*chain(*members)} == everyone
+
+        # Who was late finds tablets that were made without it.
+        self.until("the tablets are spread", spread)
         cluster.penncloud("kv", "put", "row", "col", stdin=b"before")
         for gone in ("coordinator-1", "coordinator-2"):
             cluster.penncloud("node", "stop", gone)
