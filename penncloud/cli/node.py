@@ -111,7 +111,7 @@ async def _add(
             return "it has not registered yet"
         return ""
 
-    await _follow(environment, directory, joining, arguments.timeout)
+    await _follow(environment, directory, joining, arguments.within)
     if not arguments.no_wait:
         await _until_balanced(environment, directory, server.id, arguments.within)
 

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from penncloud.cli import node, tablet
 from penncloud.cli._main import parser
-from penncloud.client.agents import NOT_SUPERVISED
+from penncloud.client.agents import NOT_SUPERVISED, SupervisedServer
 from penncloud.client.directory import (
     ClusterView,
     MemoryDirectory,
@@ -58,6 +58,9 @@ class _Control:
             raise Refusal(self.refusal, "no")
         await self.stop(node_id)
 
+    async def add(self, role: str) -> SupervisedServer:
+        return SupervisedServer(f"{role}-2", role, "running", 77, 0, "")
+
     async def stop(self, node_id: str) -> None:
         self.stopped.append(node_id)
         state: Any = {"state": "dead"}
@@ -93,6 +96,7 @@ class NodeCommandTests(SynchronousTestCase):
         parsed: Any = parser().parse_args(["node", *arguments])
         directory, control, world = self.directory, self.control, self.environment
         calls: dict[str, Any] = {
+            "add": lambda: node._add(parsed, directory, control, world, Cluster()),  # type: ignore[arg-type]
             "drain": lambda: node._drain(parsed, directory, world),  # type: ignore[arg-type]
             "remove": lambda: node._remove(parsed, directory, control, world),  # type: ignore[arg-type]
         }
@@ -102,6 +106,23 @@ class NodeCommandTests(SynchronousTestCase):
     def _pass(self, seconds: float = 0.5) -> None:
         with contextlib.redirect_stdout(self.out):
             self.clock.advance(seconds)
+
+    def test_add(self) -> None:
+        """A server that takes its time to register is waited for, and then until nothing has to be moved."""
+        self.patch(node, "agents_of", lambda _arguments: ["127.0.0.1:1"])
+        known = self.directory.current
+        self.directory.set(*(one for one in known.nodes if one.id != "storage-2"))
+        done = self._begin("add")
+        for _ in range(120):
+            self._pass()
+        self.assertNoResult(done)
+        self.directory.current = msgspec.structs.replace(known, balanced=True)
+        self._pass()
+        self.successResultOf(done)
+        self.assertEqual(
+            self.out.getvalue().splitlines(),
+            ["storage-2 is started (pid 77)", "it has not registered yet"],
+        )
 
     def test_drain(self) -> None:
         """What is left is told whenever it changes, until nothing is."""
