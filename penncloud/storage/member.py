@@ -10,7 +10,7 @@ Where it stands
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -50,6 +50,7 @@ LOST: Final = "its files are gone from the data directory of this server, which 
 _DROPPED: Final = (
     "this server has no part in the tablet any more, and does not know that they were committed"
 )
+_DAMAGED: Final = "this copy of the tablet is damaged, and had answered them before others had them"
 _DIVERGED: Final = "they were never committed, and the primary of configuration {cfg} has others"
 
 
@@ -76,6 +77,8 @@ class Member:
         # What is on the disk is of no use, and the replica is in nobody's count.
         self.blank = True
         self.size_bytes = 0
+        # What a copy that is no good any more had answered early, and may be nowhere else.
+        self._left: Sequence[Entry] = ()
         self._ended = False
         self._around = around
         self._tell = touched
@@ -105,6 +108,9 @@ class Member:
             except CorruptTable as error:
                 self.blank, self.tablet.damage = True, str(error)
         if self.blank or found is None:
+            if found is not None and self.tablet.damage and around.options.mode == "async":
+                # Which of them are committed is not known.
+                self._left = found.tail
             durable = Durable(
                 around.incarnation,
                 not around.broken("blank-is-no-member"),
@@ -197,6 +203,13 @@ class Member:
             kept = replica.stable
             tail: Any = replica.entries(replica.committed, kept)
             await self._around.quarantine.keep(self.id, tail, _DROPPED)
+        await self._keep_left()
+
+    async def _keep_left(self) -> None:
+        """Before what is on the disk is replaced. Raises DiskError."""
+        if self._left:
+            await self._around.quarantine.keep(self.id, self._left, _DAMAGED)
+            self._left = ()
 
     def end(self) -> None:
         """Nothing more comes of this replica, unless it begins anew."""
@@ -303,6 +316,7 @@ class Member:
         staged = copies.staged(self.id)
         if staged is None:
             raise StoreDamaged("nothing of the checkpoint is staged")
+        await self._keep_left()
         found = await copies.install(self.id, staged.source, checkpoint)
         if found.damaged:
             raise TabletDamaged(self.id, found.damaged)
@@ -313,6 +327,7 @@ class Member:
         """The first entries of a blank replica: they begin at version 1, in a new tablet."""
         around, engine = self._around, self._around.engine
         standing = around.standings[self.id]
+        await self._keep_left()
         if not standing.blank:
             # Otherwise a crash from here on would leave what looks like a member's state.
             await around.standings.update({self.id: Standing(standing.sealed, True)})
@@ -360,6 +375,10 @@ class Member:
 
     def _anew(self, damage: str) -> None:
         """Be blank from now on."""
+        replica = self.replica
+        if not self.blank and replica.answers_early:
+            left: Any = replica.entries(replica.committed, replica.stable)
+            self._left = left
         self.end()
         self.begin(None, damage)
         if self.assignment is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from penncloud.lsm.aside import names_of
 from penncloud.lsm.errors import TabletDamaged
 from penncloud.platform.memory_disk import Fault
+from penncloud.storage.quarantine import kept_cuts, kept_entries
 from penncloud.wire.messages import Error, Get, Ok, Put, Value
 from tests.storage.servers import WHOLE, Servers
 from tests.storage.test_servers import ServersTestCase
@@ -95,6 +96,23 @@ class RefetchTests(ServersTestCase):
         servers.run(5)
         self.assertFalse(servers.member(primary).blank)
         self.assertIsInstance(servers.asked(primary, Put(b"new", b"c", b"v")), Ok)
+
+    def test_what_was_answered_early(self) -> None:
+        """In async mode a damaged copy may be the only one that has what was answered: it goes to
+        quarantine before the fetched copy takes its place."""
+        servers = self.filled(replication="async")
+        old = servers.primary()
+        servers.isolate(old)
+        self.assertIsInstance(servers.asked(old, Put(b"only", b"c", b"here")), Ok)
+        servers.member(old).damaged("as if a bit had flipped")
+        servers.run(1)
+        self.assertFalse(servers.hosts[old].disk.listdir("quarantine"))
+        servers.mend()
+        self.whole_and_sound(servers)
+        disk = servers.hosts[old].disk
+        [kept] = kept_cuts(disk)
+        rows = [cell.row for entry in kept_entries(disk, kept.name) for cell in entry.effects]
+        self.assertEqual(rows, [b"only"])
 
     def test_found_while_it_is_replaced(self) -> None:
         """A copy that is being replaced by a fetched one turns out to be damaged: the fetched one counts."""
