@@ -133,9 +133,10 @@ def quarantine(disk: Disk, arguments: argparse.Namespace) -> int:
 
 def _dump_cut(disk: Disk, name: str, values: bool) -> int:
     try:
-        entries = list(kept_entries(disk, name))
+        entries = kept_entries(disk, name)
     except FileNotFoundError:
         raise ConfigurationError(f"{name}: there is no such file in the quarantine") from None
+    # What can be read is printed, even if it is not all.
     for entry in entries:
         effects = []
         for effect in entry.effects:

@@ -26,8 +26,8 @@ from attrs import frozen
 from twisted.logger import Logger
 
 from penncloud.lsm.entry import Entry
-from penncloud.lsm.errors import NewerFormat, StoreDamaged
-from penncloud.lsm.record import Record, encode, read_records
+from penncloud.lsm.errors import StoreDamaged
+from penncloud.lsm.record import BadRange, encode, read_records
 from penncloud.platform.disk import Disk
 from penncloud.platform.exclusive import Exclusive
 
@@ -142,33 +142,46 @@ def kept_cuts(disk: Disk) -> list[KeptCut]:
     found = []
     for name in sorted(_names(disk), key=_number):
         size = disk.size_bytes(f"{DIRECTORY}/{name}")
-        try:
-            found.append(KeptCut(name, size, _read(disk, name)[0]))
-        except (StoreDamaged, NewerFormat) as error:
-            found.append(KeptCut(name, size, None, str(error)))
+        cut, _entries, why = _read(disk, name)
+        found.append(KeptCut(name, size, None if why else cut, why))
     return found
 
 
 def kept_entries(disk: Disk, name: str) -> Iterator[Entry]:
-    """The entries of one file. Raises FileNotFoundError, StoreDamaged, NewerFormat, DiskError."""
-    return iter(_read(disk, name)[1])
-
-
-def _read(disk: Disk, name: str) -> tuple[Cut, list[Entry]]:
+    """The entries of one file that can be read, in their order; where that is not all of them, StoreDamaged
+    comes after the last. Raises FileNotFoundError, DiskError."""
     if not _NAME.fullmatch(name):
         raise FileNotFoundError(name)
+    return _intact(*_read(disk, name)[1:])
+
+
+def _intact(entries: list[Entry], why: str) -> Iterator[Entry]:
+    yield from entries
+    if why:
+        raise StoreDamaged(why)
+
+
+def _read(disk: Disk, name: str) -> tuple[Cut | None, list[Entry], str]:
+    """What can be read of a file; and why, if not all of it can."""
     path = f"{DIRECTORY}/{name}"
-    records = [record for record in read_records(disk.read(path), 0) if isinstance(record, Record)]
-    try:
-        cut = msgspec.msgpack.decode(records[0].payload, type=Cut)
+    cut: Cut | None = None
+    entries: list[Entry] = []
+    bad: list[str] = []
+    for record in read_records(disk.read(path), 0):
+        if isinstance(record, BadRange):
+            bad.append(f"bytes {record.start} to {record.end} are damaged")
+            continue
+        try:
+            if record.position:
+                entries.append(_ENTRY.decode(record.payload))
+                continue
+            cut = msgspec.msgpack.decode(record.payload, type=Cut)
+        except msgspec.DecodeError as error:
+            bad.append(str(error))
+            continue
         if cut.version > FORMAT_VERSION:
-            raise NewerFormat(
-                f"{path}: has format version {cut.version}, "
-                f"this program knows up to {FORMAT_VERSION}"
-            )
-        entries = [_ENTRY.decode(record.payload) for record in records[1:]]
-    except (IndexError, msgspec.DecodeError) as error:
-        raise StoreDamaged(f"{path}: cannot be read: {error}") from error
-    if len(entries) != cut.last - cut.first + 1:
-        raise StoreDamaged(f"{path}: entries are missing")
-    return cut, entries
+            known = f"this program knows up to {FORMAT_VERSION}"
+            return None, [], f"{path}: has format version {cut.version}, {known}"
+    if not bad and (cut is None or len(entries) != cut.last - cut.first + 1):
+        bad.append("entries are missing")
+    return cut, entries, f"{path}: {', '.join(bad)}" if bad else ""

@@ -17,6 +17,7 @@ from penncloud.cli import _main
 from penncloud.lsm.engine import Engine
 from penncloud.lsm.keys import HASH_SPACE
 from penncloud.lsm.options import EngineOptions
+from penncloud.lsm.record import HEADER_BYTES
 from penncloud.platform.environment import Environment
 from penncloud.platform.lockfile import DirectoryLock
 from penncloud.platform.real_disk import RealDisk
@@ -106,5 +107,10 @@ class LsmCommandTests(TestCase):
         code, _out, err = self._call("quarantine", self.path, "other")
         self.assertEqual((code, "other" in err), (2, True))
         with open(os.path.join(self.path, "quarantine", name), "r+b") as file:
-            file.truncate(50)
+            file.seek(HEADER_BYTES + 3)
+            file.write(b"?")
         self.assertEqual(self._call("quarantine", self.path)[0], 1)
+        # What can be read of a damaged cut is dumped all the same.
+        code, out, err = self._call("quarantine", self.path, name, "--values")
+        self.assertEqual((code, json.loads(out)), (1, line))
+        self.assertIn("damaged", err)

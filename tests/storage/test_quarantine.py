@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -83,8 +84,10 @@ class QuarantineTests(SynchronousTestCase):
         self.assertEqual(len(kept_cuts(self.disk)), 2)
 
     def test_every_flipped_bit(self) -> None:
-        """A damaged file is named as such, never read as something else."""
-        self._keep(entries(1, 5, 2))
+        """A damaged file is named as such; what it has is read as it was, or not at all."""
+        kept = entries(1, 5, 2)
+        self._keep(kept)
+        intact: Counter[int] = Counter()
         name = kept_cuts(self.disk)[0].name
         path = f"{DIRECTORY}/{name}"
         for bit in range(8 * self.disk.size_bytes(path)):
@@ -92,9 +95,16 @@ class QuarantineTests(SynchronousTestCase):
             (found,) = kept_cuts(self.disk)
             self.assertIsNone(found.cut)
             self.assertIn(name, found.damaged)
+            read = []
             with self.assertRaises(StoreDamaged):
-                kept_entries(self.disk, name)
+                for entry in kept_entries(self.disk, name):
+                    read.append(entry)
+            self.assertEqual(read, [entry for entry in kept if entry in read])
+            intact[len(read)] += 1
             self.disk.flip_bit(path, bit)
+
+        # A bit of the first record costs no entry, and one of an entry only that one.
+        self.assertEqual(set(intact), {len(kept) - 1, len(kept)})
 
     def test_no_such_file(self) -> None:
         """A name that is none of the quarantine's is not looked for elsewhere."""
