@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
+from penncloud.coordinator.node import CoordinatorNode
 from penncloud.rpc.registration import Propose, Proposed
 from penncloud.simulation.host import Host
 from tests.coordinator.fake_storage import FakeCluster
@@ -46,6 +48,30 @@ class FailoverTests(SynchronousTestCase):
         for tablet in cluster.view().tablets:
             moved = before[tablet.id].primary == "storage-1"
             self.assertGreaterEqual(tablet.epoch, before[tablet.id].epoch + moved)
+
+    def test_leadership_that_is_lost_and_won_again_at_once(self) -> None:
+        """A new term is a new beginning, also for who led two terms before: it waits like everybody."""
+        cluster = self._cluster()
+        cluster.world.run(3.0)
+        first = cluster.leader()
+        assert first is not None
+        self.assertTrue(first._leader.is_settled)
+        second = next(host for host in cluster.coordinators if host.node is not first)
+        # Nothing of what the leader does by the clock falls between the two changes.
+        beat, first._leader.work = first._leader.work, lambda: None  # type: ignore[method-assign]
+        cluster.ask(lambda directory: directory.transfer_leadership(second.name))
+        cluster.until(lambda: cluster.leader() is second.node)
+        cluster.ask(lambda directory: directory.transfer_leadership(first.decisions.id))
+        cluster.until(lambda: cluster.leader() is first)
+        first._leader.work = beat  # type: ignore[method-assign]
+        cluster.do(cluster.leader_host(), self._work(first))
+        self.assertFalse(first._leader.is_settled)
+
+    def _work(self, coordinator: CoordinatorNode) -> Callable[[], Any]:
+        async def work() -> None:
+            coordinator._leader.work()
+
+        return work
 
     def test_nobody_is_sent_to_the_dead(self) -> None:
         """From the moment a primary counts as dead its address is not handed out."""
