@@ -85,7 +85,7 @@ class _Coordinator:
 
 
 class DirectoryTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     async def _start(self, *names: str, deadline_s: float = 5.0) -> list[_Coordinator]:
         them = [_Coordinator(name) for name in names]

@@ -71,7 +71,7 @@ class _UploadJourney(Journey):
         row = page.locator(f'tr[data-name="{name}"]:visible')
         expect(row).to_be_visible(timeout=_UPLOADED_MS)
         cookies = "; ".join(f"{one['name']}={one['value']}" for one in visitor.context.cookies())
-        connection = http.client.HTTPConnection("localhost", port, timeout=60)
+        connection = http.client.HTTPConnection("localhost", port, timeout=PATIENCE_S)
         connection.request("GET", f"/files/{name}", headers={"Cookie": cookies})
         answer = connection.getresponse()
         self.assertEqual((answer.status, answer.length), (200, _LARGE_BYTES))

@@ -12,6 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.journeys.browser import Visitor
 from tests.journeys.journey import Journey
+from tests.waiting import PATIENCE_S
 
 
 class MailJourney(Journey):
@@ -126,7 +127,7 @@ class MailJourney(Journey):
         done = subprocess.run(
             [swaks, "--server", server, *people, "--h-Subject", subject, "--body", "by swaks"],
             capture_output=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
         self.assertEqual(done.returncode, 0, done.stdout.decode("utf-8", "replace"))

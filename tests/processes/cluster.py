@@ -36,9 +36,8 @@ from tests.waiting import PATIENCE_S
 ROOT = Path(__file__).parent.parent.parent
 # Below the ports that the system gives to outgoing connections (from 32768).
 _FIRST_PORT, _LAST_PORT, _BLOCK = 20_000, 31_000, 30
-_START_S = 180
 # Groups of commands that give up after a quarter of a minute, which a busy machine may need.
-_THAT_TRY = ("coordinator", "kv", "lb", "mail", "node", "tablet", "user")
+_THAT_TRY = ("coordinator", "kv", "lb", "mail", "node", "status", "tablet", "user")
 
 
 def program_environment() -> dict[str, str]:
@@ -95,14 +94,14 @@ class RunningCluster:
                 return
 
     def _up(self) -> None:
-        up = ["up", "--detach", f"--data={self.layout.root}", f"--within={_START_S}"]
+        up = ["up", "--detach", f"--data={self.layout.root}", f"--within={PATIENCE_S}"]
         # By default it depends on the machine's cores.
         processes = ["--set=http.workers=0"]
-        self.command([*up, *self._ports, *processes, *self._options], timeout_s=_START_S + 60)
+        self.command([*up, *self._ports, *processes, *self._options], timeout_s=PATIENCE_S + 60)
 
     def stop(self) -> None:
         """Stop in order."""
-        self.command(["down", f"--data={self.layout.root}"], timeout_s=120)
+        self.command(["down", f"--data={self.layout.root}"], timeout_s=PATIENCE_S)
 
     def destroy(self) -> None:
         """End whatever runs of this cluster; for addCleanup."""

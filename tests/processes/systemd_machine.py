@@ -174,7 +174,7 @@ class SystemdMachine:
         # All its processes end with the first one.
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._init, signal.SIGKILL)
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE_S)
         shutil.rmtree(self._directory)
         for name in (*_CODE, "log"):
             Path(f"{self._directory}.{name}").unlink()

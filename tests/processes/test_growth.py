@@ -26,7 +26,7 @@ class GrowthTests(SynchronousTestCase):
         self._until(lambda: self._held(cluster)["storage-4"] >= 4, "storage-4 has its share")
         drained = self._node(cluster, "drain", "storage-1", "--within", "170")
         self.assertIn("storage-1 is drained", drained)
-        self._node(cluster, "remove", "storage-1", "--timeout", "60")
+        self._node(cluster, "remove", "storage-1", "--timeout", "170")
         ids = [one.id for one in cluster.document.storage]
         self.assertEqual(ids, ["storage-2", "storage-3", "storage-4"])
         self._until(lambda: self._whole(cluster), "three copies without storage-1")

@@ -120,7 +120,7 @@ class ThreeHostsTests(SynchronousTestCase):
 
     def mail(self, host: Host, subject: str) -> None:
         """Mail from outside to alice through a host's mail server."""
-        with smtplib.SMTP(host.address, 2500, timeout=60) as client:
+        with smtplib.SMTP(host.address, 2500, timeout=PATIENCE_S) as client:
             text = f"Subject: {subject}\r\n\r\nhello\r\n"
             client.sendmail("x@example.com", ["alice@example.org"], text)
 

@@ -177,7 +177,9 @@ class SlowUpload:
     def __init__(self, member: Member, name: str, size_kib: int) -> None:
         self.content = bytes(range(256)) * 4 * size_kib
         self._half = len(self.content) // 2
-        self._connection = http.client.HTTPConnection(urlsplit(member.url).netloc, timeout=60)
+        self._connection = http.client.HTTPConnection(
+            urlsplit(member.url).netloc, timeout=PATIENCE_S
+        )
         path = f"/file/content?folder={ROOT}&name={name}&size={len(self.content)}"
         self._connection.putrequest("PUT", path)
         cookies = "; ".join(f"{name}={value}" for name, value in member.cookies.items())

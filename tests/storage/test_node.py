@@ -68,7 +68,7 @@ class Asking(Protocol):
 class NodeTests(TestCase):
     """storage-1 and what it does for a coordinator and for clients."""
 
-    timeout = 120
+    timeout = 300
 
     def setUp(self) -> None:
         self.directory = self.mktemp()

@@ -26,7 +26,7 @@ SERVERS = 3
 class StoredTableContract(TableContract):
     """See TableContract."""
 
-    timeout = 120
+    timeout = 300
 
     def make_table(self) -> Table:
         self.directory = Path(self.mktemp())
