@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from attrs import frozen
+
 from penncloud.judge.workloads import Access
 from penncloud.simulation.cluster import Cluster, Settings
 from penncloud.simulation.disk import DiskQuality
@@ -71,7 +73,18 @@ async def _nothing(access: Access) -> None:
     pass
 
 
-def _measure(clients: int, seconds: float, profile: cProfile.Profile | None) -> str:
+@frozen
+class Cost:
+    """Of one write, in all three servers."""
+
+    writes: int
+    cpu_us: float
+    turns: float
+    disk_operations: float
+
+
+def measure(clients: int, seconds: float, profile: cProfile.Profile | None = None) -> Cost:
+    """Let so many clients write for so many simulated seconds. RuntimeError: a server had an error."""
     world, load = _Measured(), _Load()
     network = world.network.quality
     network.split_rate, network.least_s, network.most_s = 0.0, 0.00005, 0.0001
@@ -90,12 +103,14 @@ def _measure(clients: int, seconds: float, profile: cProfile.Profile | None) -> 
     world.profile = profile
     world.run(seconds)
     if world.errors:
-        raise SystemExit(world.errors[0])
+        raise RuntimeError(world.errors[0])
     writes = load.written - written
     operations = sum(host.disk.operations for host in cluster.storages) - synced
-    return (
-        f"{clients:>8} {writes:>8} {(world.cpu_ns - cpu_ns) / writes / 1000:>11.0f}"
-        f" {(world.turns - turns) / writes:>9.2f} {operations / writes:>9.2f}"
+    return Cost(
+        writes,
+        (world.cpu_ns - cpu_ns) / writes / 1000,
+        (world.turns - turns) / writes,
+        operations / writes,
     )
 
 
@@ -110,7 +125,12 @@ def main() -> None:
     profile = cProfile.Profile(time.process_time) if arguments.profile else None
     print(" clients   writes   CPU us/write  turns/write  disk operations/write")
     for clients in arguments.clients.split(","):
-        print(_measure(int(clients), arguments.seconds, profile), flush=True)
+        cost = measure(int(clients), arguments.seconds, profile)
+        print(
+            f"{clients:>8} {cost.writes:>8} {cost.cpu_us:>13.0f} {cost.turns:>12.2f}"
+            f" {cost.disk_operations:>22.2f}",
+            flush=True,
+        )
     if profile is not None:
         profile.dump_stats(arguments.profile)
 
