@@ -37,8 +37,7 @@ class _Measured(World):
         self.profile: cProfile.Profile | None = None
 
     def run_as(self, process: Process, call: Callable[..., object], *arguments: Any) -> None:
-        measured = process.host.name.startswith("storage")
-        if not measured:
+        if not process.host.name.startswith("storage"):
             super().run_as(process, call, *arguments)
             return
         self.turns += 1

@@ -64,9 +64,10 @@ class Leader:
         self._assignments = assignments
         limits = Limits(copies, role.repair_after_s, role.moves_at_once)
         self._placing = Placing(environment, limits, decisions, members, self.decide)
-        # Since when, and the term: leadership may be lost and won again between two looks.
-        self._led_since: float | None = None
+        # The term in which it began to lead, and when; leadership may be lost and won again between two
+        # looks. 0: it does not lead.
         self._term = 0
+        self._led_since = 0.0
         self._soon: Any = None
         self._stopped = False
         # What is being decided, by what it is about.
@@ -94,9 +95,9 @@ class Leader:
     def work(self) -> None:
         """Do what is due; nothing on a coordinator that does not lead."""
         if not self._decisions.leads:
-            self._led_since = None
+            self._term = 0
             return
-        if self._led_since is None or self._term != self._decisions.term:
+        if self._term != self._decisions.term:
             self._term = self._decisions.term
             self._led_since = self._clock.seconds()
             self._assignments.forget_all()
@@ -115,7 +116,7 @@ class Leader:
     @property
     def is_settled(self) -> bool:
         """Whether everything that the predecessor may have chosen is certainly decided or lost."""
-        if self._led_since is None or self._term != self._decisions.term:
+        if not self._term or self._term != self._decisions.term:
             return False
         patience = self._role.dead_after_missed * self._role.heartbeat_ms / 1000
         waited: float = self._clock.seconds() - self._led_since

@@ -127,8 +127,6 @@ def plan(servers: Sequence[Server], tablets: Sequence[Replicas], limits: Limits)
 def is_balanced(servers: Sequence[Server], tablets: Sequence[Replicas], limits: Limits) -> bool:
     """Whether every tablet has its copies in order, none is on its way, and none would be moved once all
     servers that live are steady. Primaries may still change."""
-    if any(tablet.learners or tablet.leaving for tablet in tablets):
-        return False
     steady = [evolve(server, steady=server.live) for server in servers]
     return _Plan.of(steady, tablets, limits).is_balanced()
 
@@ -185,6 +183,7 @@ class _Plan:
     def is_balanced(self) -> bool:
         return (
             self.wanted > 0
+            and not any(tablet.learners or tablet.leaving for tablet in self.tablets)
             and self._all_is_well()
             and not any(self._keep(tablet) for tablet in self.tablets)
             and not self._even_out_replicas()

@@ -197,13 +197,20 @@ class Member:
 
         Raises DiskError.
         """
-        replica, kept = self.replica, 0
+        kept = 0
         # Until it hears of its successor a primary goes on, at most as far as others may lag behind.
-        while replica.answers_early and not self.blank and kept < replica.stable:
-            kept = replica.stable
-            tail: Any = replica.entries(replica.committed, kept)
-            await self._around.quarantine.keep(self.id, tail, _DROPPED)
+        while (early := self._answered_early()) and kept < early[-1].version:
+            kept = early[-1].version
+            await self._around.quarantine.keep(self.id, early, _DROPPED)
         await self._keep_left()
+
+    def _answered_early(self) -> Sequence[Entry]:
+        """What this copy has that may have been answered and may be nowhere else."""
+        replica = self.replica
+        if self.blank or not replica.answers_early:
+            return ()
+        found: list[Any] = replica.entries(replica.committed, replica.stable)
+        return found
 
     async def _keep_left(self) -> None:
         """Before what is on the disk is replaced. Raises DiskError."""
@@ -375,10 +382,8 @@ class Member:
 
     def _anew(self, damage: str) -> None:
         """Be blank from now on."""
-        replica = self.replica
-        if not self.blank and replica.answers_early:
-            left: Any = replica.entries(replica.committed, replica.stable)
-            self._left = left
+        if not self.blank:
+            self._left = self._answered_early()
         self.end()
         self.begin(None, damage)
         if self.assignment is not None:

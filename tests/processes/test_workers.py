@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import os
 import re
 import signal
@@ -105,8 +104,7 @@ class WorkersTests(SynchronousTestCase):
 
     def workers(self) -> list[dict[str, Any]]:
         """As `penncloud status` shows them."""
-        document = json.loads(self.cluster.penncloud("status", "--json").stdout)
-        [node] = [one for one in document["nodes"] if one["role"] == "http"]
+        [node] = [one for one in self.cluster.status["nodes"] if one["role"] == "http"]
         workers: list[dict[str, Any]] = node["workers"]
         return workers
 
